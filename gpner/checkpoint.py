@@ -1,0 +1,115 @@
+"""Trained models on disk: one folder with configuration, safetensors and tokenizer, and clear words when it is not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from gpner.config import GlobalPointerConfig
+from gpner.errors import CheckpointError
+from gpner.model import GlobalPointerForEntities
+
+
+def save_checkpoint(model: GlobalPointerForEntities, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    """Write model, configuration and tokenizer into one folder."""
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+
+
+def load_checkpoint(path: str | Path) -> tuple[GlobalPointerForEntities, PreTrainedTokenizerFast]:
+    """Load a trained model and its tokenizer from a local folder.
+
+    Raises:
+        CheckpointError: If the folder, its weights or its tokenizer are missing, or of another kind.
+        ConfigError: If its configuration has unknown keys or values out of range.
+    """
+    folder = Path(path)
+    config = GlobalPointerConfig(**read_config(folder))
+    if not (folder / "model.safetensors").is_file() and not (folder / "model.safetensors.index.json").is_file():
+        raise CheckpointError(_no_weights(folder))
+    try:
+        loaded: Any = GlobalPointerForEntities.from_pretrained(
+            folder, config=config, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"model.safetensors must hold the weights of its config.json, in {folder} it does not: {error}"
+        ) from error
+    model, report = loaded
+    wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
+    if wrong:
+        names = ", ".join(wrong[:5])
+        raise CheckpointError(f"model.safetensors must hold exactly the model's weights, in {folder} differ: {names}")
+    return model, load_tokenizer(folder)
+
+
+def merge_adapter(encoder: str | Path, adapter: str | Path, output: Path) -> None:
+    """Fold low-rank adapters and their head into an encoder, and save the ordinary checkpoint that results.
+
+    Args:
+        encoder: Local folder or hub name of the encoder that the adapters were trained on.
+        adapter: The folder `adapter` of a training run.
+        output: Folder for the checkpoint.
+
+    Raises:
+        CheckpointError: If one of the two cannot be loaded.
+    """
+    from peft import PeftModel
+
+    options = read_config(Path(adapter))
+    options.pop("encoder_config")
+    model = GlobalPointerForEntities.from_encoder(encoder, **options)
+    merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    save_checkpoint(merged, load_tokenizer(encoder), output)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read and check a checkpoint's `config.json`, without torch's help, so that a wrong path fails at once.
+
+    Raises:
+        CheckpointError: If it is missing, broken, or of another kind of model.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CheckpointError(
+            f"a model folder must hold a config.json, {folder} does not; train a model with `gpner train`"
+        )
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"config.json must be JSON, in {folder}: {error}") from error
+    kind = content.get("model_type") if isinstance(content, dict) else None
+    if kind != GlobalPointerConfig.model_type:
+        raise CheckpointError(
+            f"config.json must be of a gpner model, in {folder} its model_type is: {kind}; "
+            "an encoder becomes one through `gpner train --encoder`"
+        )
+    return content
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
+    """Load a fast tokenizer; only those report character offsets.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"a model must have its tokenizer beside it, {source} has none: {error}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        kind = type(tokenizer).__name__
+        raise CheckpointError(f"the tokenizer must be a fast one with character offsets, {source} has: {kind}")
+    return tokenizer
+
+
+def _no_weights(folder: Path) -> str:
+    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for file in folder.glob(pattern))
+    if pickles:
+        return (
+            f"weights must be safetensors, {folder} has a pickle: {pickles[0]}; pickles run code when loaded and are "
+            "never read: save the model again with save_pretrained"
+        )
+    return f"a model folder must hold model.safetensors, {folder} does not; copy the whole folder that training wrote"

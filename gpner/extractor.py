@@ -1,0 +1,188 @@
+"""The one inference path: evaluation, the command line and the worker all extract through it."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from gpner.checkpoint import load_checkpoint
+from gpner.decoding import Span, decode_pack, keep_flat
+from gpner.entities import Extraction
+from gpner.errors import ConfigError, OutOfMemoryError
+from gpner.model import GlobalPointerForEntities
+from gpner.packing import pack_by_length
+from gpner.tokenization import TextTokenizer, TokenizedText, Window, merge_windows, to_entities
+
+# How many packs `extract_iter` reads ahead, so that there are neighbours in length to choose from.
+PACKS_AHEAD = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What one run over tokenized documents gave, and what it took."""
+
+    extractions: list[Extraction]
+    forward_seconds: float
+    decode_seconds: float
+
+
+class Extractor:
+    """Turns texts into entities with a trained model.
+
+    Args:
+        model: The model, already on its device.
+        tokenizer: The tokenizer that it was trained with.
+        model_name: What results call the model.
+        max_batch_tokens: Most tokens in one forward, special tokens included; a longer window is read alone.
+        flat: Whether overlapping entities are reduced to the best ones.
+    """
+
+    def __init__(
+        self,
+        model: GlobalPointerForEntities,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        model_name: str,
+        max_batch_tokens: int = 4096,
+        flat: bool = False,
+    ) -> None:
+        if max_batch_tokens < 1:
+            raise ConfigError(f"max_batch_tokens must be at least 1, was: {max_batch_tokens}")
+        self.model = model
+        model.eval()
+        self.model_name = model_name
+        self.max_batch_tokens = max_batch_tokens
+        self.flat = flat
+        self.labels: tuple[str, ...] = tuple(model.config.labels)
+        self.device = next(model.parameters()).device
+        self._tokenizer = TextTokenizer(tokenizer, context=model.config.context, stride=model.config.stride)
+        self._thresholds = torch.tensor(model.config.thresholds or [0.0] * len(self.labels), device=self.device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        max_batch_tokens: int = 4096,
+        flat: bool = False,
+    ) -> Self:
+        """Load a trained model from its folder, in bf16 where the device computes in it and in fp32 elsewhere.
+
+        Raises:
+            CheckpointError: If the folder holds no such model.
+            ConfigError: If a device or a budget is out of range.
+        """
+        model, tokenizer = load_checkpoint(path)
+        chosen = choose_device(device)
+        place(model, chosen)
+        return cls(model, tokenizer, model_name=Path(path).resolve().name, max_batch_tokens=max_batch_tokens, flat=flat)
+
+    def extract(self, texts: Sequence[str]) -> list[Extraction]:
+        """Extract the entities of each text, whatever its length.
+
+        Raises:
+            DocumentError: If a text is not valid Unicode.
+            OutOfMemoryError: If the device cannot hold a batch; lower `max_batch_tokens`.
+        """
+        return self.run(self.tokenize(texts)).extractions
+
+    def extract_iter(self, documents: Iterable[str]) -> Iterator[Extraction]:
+        """Extract from a stream of texts, in their order, holding only a few batches of them in memory."""
+        held: list[TokenizedText] = []
+        held_tokens = 0
+        for document in documents:
+            (tokenized,) = self.tokenize([document])
+            held.append(tokenized)
+            held_tokens += tokenized.n_window_tokens
+            if held_tokens >= PACKS_AHEAD * self.max_batch_tokens:
+                yield from self.run(held).extractions
+                held, held_tokens = [], 0
+        yield from self.run(held).extractions
+
+    def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
+        """Cut texts into windows of token ids. Safe to call from many threads."""
+        return self._tokenizer(texts)
+
+    def run(self, documents: Sequence[TokenizedText]) -> RunResult:
+        """Extract from tokenized documents. Only one thread may run at a time.
+
+        Windows of all documents are packed together by length, so a long document fills its own packs and short ones
+        share theirs.
+        """
+        windows = [window for document in documents for window in document.windows]
+        spans: list[list[Span]] = [[] for _ in windows]
+        forward_seconds = decode_seconds = 0.0
+        for pack in pack_by_length([len(window.token_ids) for window in windows], self.max_batch_tokens):
+            found, forward, decode = self._run_pack([windows[index] for index in pack])
+            forward_seconds += forward
+            decode_seconds += decode
+            for index, of_window in zip(pack, found, strict=True):
+                spans[index] = of_window
+        started = time.perf_counter()
+        of_windows = iter(spans)
+        extractions = [self._assemble(document, [next(of_windows) for _ in document.windows]) for document in documents]
+        return RunResult(extractions, forward_seconds, decode_seconds + time.perf_counter() - started)
+
+    def warm_up(self) -> None:
+        """Run the largest pack once, so that no document waits for first-time work."""
+        word = "warm "
+        self.extract([word * self.max_batch_tokens])
+
+    @torch.inference_mode()
+    def _run_pack(self, windows: Sequence[Window]) -> tuple[list[list[Span]], float, float]:
+        started = time.perf_counter()
+        ids = torch.tensor([token for window in windows for token in window.token_ids], device=self.device)
+        contents = []
+        start = 0
+        for window in windows:
+            contents.append((start + window.prefix, start + window.prefix + window.n_content))
+            start += len(window.token_ids)
+        try:
+            factors = self.model(ids, [len(window.token_ids) for window in windows]).factors
+            forwarded = time.perf_counter()
+            spans = decode_pack(
+                factors, contents, self._thresholds, max_entity_tokens=self.model.config.max_entity_tokens
+            )
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"a batch must fit on {self.device}, {start} tokens did not; lower max_batch_tokens ({error})"
+            ) from error
+        return spans, forwarded - started, time.perf_counter() - forwarded
+
+    def _assemble(self, document: TokenizedText, spans: Sequence[Sequence[Span]]) -> Extraction:
+        entities = to_entities(document, merge_windows(document.windows, spans), self.labels)
+        if self.flat:
+            entities = keep_flat(entities)
+        return Extraction(entities, tokens=document.n_tokens, windows=len(document.windows))
+
+
+def choose_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device asked for; `auto` takes the first GPU and, without one, the CPU.
+
+    Raises:
+        ConfigError: If it is not there.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device must be auto, cpu or cuda, was: {device}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda needs a GPU that torch can use, there is none; use auto or cpu")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def place(model: GlobalPointerForEntities, device: torch.device) -> None:
+    """Move a model to a device, the encoder in the precision that it computes in; the head stays in fp32."""
+    torch.nn.Module.to(model, device)
+    torch.nn.Module.to(model.encoder, inference_dtype(device))
+
+
+def inference_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where the device multiplies in it, float32 elsewhere."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    capabilities = torch.cpu.get_capabilities()
+    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32

@@ -1,0 +1,194 @@
+"""The model: any transformers encoder, run packed, with a span head on top."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils.generic import ModelOutput
+
+from gpner.attention import IMPLEMENTATION, Pack
+from gpner.config import GlobalPointerConfig
+from gpner.errors import CheckpointError, ConfigError, EncoderError, ShapeError
+from gpner.heads import HEADS, SpanFactors
+from gpner.loss import span_loss
+from gpner.positions import position_offset
+
+# Fine-tuning starts from a head small enough that most spans begin below the threshold.
+HEAD_INIT_STD = 0.02
+
+
+@dataclass
+class PackedOutput(ModelOutput):
+    """What `GlobalPointerForEntities` returns.
+
+    Attributes:
+        factors: Span factors of every token of the pack.
+        loss: Mean over documents and labels; only where spans were given.
+    """
+
+    factors: SpanFactors | None = None
+    loss: Tensor | None = None
+
+
+class GlobalPointerForEntities(PreTrainedModel):
+    """A transformers encoder with a span head. Reads packs: documents one after another, without padding."""
+
+    config_class = GlobalPointerConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    _supports_attention_backend = True
+    _supports_sdpa = True
+
+    def __init__(self, config: GlobalPointerConfig) -> None:
+        super().__init__(config)
+        self.encoder = build_encoder(cast(PreTrainedConfig, config.encoder_config))
+        self.head = HEADS[config.head](self.encoder.config.hidden_size, config)
+        self.first_position = position_offset(self.encoder)
+        n_positions = getattr(self.encoder.config, "max_position_embeddings", config.context) - self.first_position
+        if config.context > n_positions:
+            raise ConfigError(
+                f"context must be at most the {n_positions} positions of the encoder, was: {config.context}; "
+                "lengthen the encoder first with `gpner extend`"
+            )
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=HEAD_INIT_STD)
+            nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_encoder(cls, encoder: str | Path, *, labels: Sequence[str], **options: Any) -> Self:
+        """Put a new head on a pretrained encoder.
+
+        Args:
+            encoder: Local folder or hub name of a transformers encoder.
+            labels: Entity labels, in the order of the head's outputs.
+            **options: Further fields of `GlobalPointerConfig`.
+
+        Raises:
+            CheckpointError: If no encoder can be loaded from there.
+            EncoderError: If its family cannot run packed.
+        """
+        encoder_config = load_encoder_config(encoder)
+        encoder_config.name_or_path = ""  # a folder of this machine means nothing to whoever gets the model
+        model = cls(GlobalPointerConfig(encoder_config=encoder_config, labels=list(labels), **options))
+        model.encoder.load_state_dict(load_encoder(encoder).state_dict(), strict=False)
+        return model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        lengths: Tensor | Sequence[int],
+        contents: Tensor | None = None,
+        spans: Tensor | None = None,
+    ) -> PackedOutput:
+        """Score the spans of a pack of documents.
+
+        Args:
+            input_ids: Token ids of all documents, one after another. Shape: (tokens,).
+            lengths: Tokens of each document. Shape: (documents,).
+            contents: For the loss: first token of each document's content and the token after it, counted within the
+                document; special tokens lie outside. Shape: (documents, 2).
+            spans: For the loss: document, label, first and last token of each gold span, both counted within the
+                content. Shape: (spans, 4).
+
+        Returns:
+            The factors, in fp32, and the loss if `spans` came.
+
+        Raises:
+            ShapeError: If the lengths do not add up, or a document exceeds the context.
+        """
+        pack = Pack(tuple(int(length) for length in lengths), input_ids.device)
+        self._check(input_ids, pack)
+        states = self.encoder(
+            input_ids=input_ids[None], position_ids=(pack.positions + self.first_position)[None], pack=pack
+        ).last_hidden_state[0]
+        with torch.autocast(states.device.type, enabled=False):
+            factors = self.head(states.float(), pack.positions)
+            loss = None if spans is None or contents is None else self._loss(factors, pack, contents, spans)
+        return PackedOutput(factors=factors, loss=loss)
+
+    def _check(self, input_ids: Tensor, pack: Pack) -> None:
+        if sum(pack.lengths) != input_ids.shape[0]:
+            raise ShapeError(f"lengths must add up to the {input_ids.shape[0]} tokens given, was: {sum(pack.lengths)}")
+        if not pack.lengths or min(pack.lengths) < 1 or max(pack.lengths) > self.config.context:
+            raise ShapeError(
+                f"a document must have 1 to {self.config.context} tokens (the context), were: {sorted(pack.lengths)}"
+            )
+
+    def _loss(self, factors: SpanFactors, pack: Pack, contents: Tensor, spans: Tensor) -> Tensor:
+        losses = []
+        for document, (start, (first, stop)) in enumerate(zip(pack.starts, contents.tolist(), strict=True)):
+            of_document = spans[spans[:, 0] == document, 1:]
+            content = factors.narrow(start + first, start + stop)
+            losses.append(span_loss(content, of_document, max_entity_tokens=self.config.max_entity_tokens))
+        return torch.stack(losses).mean()
+
+
+def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """Make an encoder with random weights whose attention runs packed.
+
+    Raises:
+        EncoderError: If its family cannot run packed.
+    """
+    family: Any = MODEL_MAPPING.get(type(config), None)
+    if family is None or not getattr(family, "_supports_attention_backend", False) or config.is_encoder_decoder:
+        raise EncoderError(
+            "the encoder must be a transformers model that takes its attention from AttentionInterface, such as BERT, "
+            f"RoBERTa or ALBERT, was: {config.model_type}; choose another encoder"
+        )
+    # Families that are pretrained by filling in masked words are the ones that read both directions.
+    bidirectional = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if not bidirectional or "position_ids" not in signature(family.forward).parameters:
+        raise EncoderError(
+            f"the encoder must read both directions and take position_ids, {config.model_type} does not as configured; "
+            "choose another encoder"
+        )
+    # Attention dropout has no place in a pack: the kernels have none, and on the CPU it costs L² memory.
+    for name in ("attention_probs_dropout_prob", "attention_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    options = {"add_pooling_layer": False} if "add_pooling_layer" in signature(family.__init__).parameters else {}
+    encoder: PreTrainedModel = AutoModel.from_config(config, attn_implementation=IMPLEMENTATION, **options)
+    return encoder
+
+
+def load_encoder_config(source: str | Path) -> PreTrainedConfig:
+    """Read the configuration of an encoder from a local folder or a hub name.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"an encoder must be a local folder or a hub name with a config.json, was: {source} ({error})"
+        ) from error
+    return config
+
+
+def load_encoder(source: str | Path) -> PreTrainedModel:
+    """Load an encoder's weights in fp32, from safetensors only.
+
+    Raises:
+        CheckpointError: If there are none.
+    """
+    try:
+        encoder: PreTrainedModel = AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"an encoder must hold its weights as safetensors, was: {source} ({error})") from error
+    return encoder

@@ -1,0 +1,120 @@
+"""Checkpoints on disk: exact round trips, and clear words for everything that is not one."""
+
+import json
+import pickle
+
+import pytest
+import torch
+
+from gpner.checkpoint import load_checkpoint, load_tokenizer, save_checkpoint
+from gpner.errors import CheckpointError, ConfigError
+from gpner.model import GlobalPointerForEntities
+from tests.models import tiny_model, tiny_text_model
+
+
+@pytest.fixture
+def folder(tmp_path, wordpiece_tokenizer):
+    save_checkpoint(tiny_text_model(wordpiece_tokenizer), wordpiece_tokenizer, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change_config(folder, **changes):
+    content = json.loads((folder / "config.json").read_text())
+    content.update(changes)
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert"])
+@pytest.mark.parametrize("head", ["efficient_global_pointer", "global_pointer"])
+def test_a_model_survives_saving_and_loading_to_the_bit(tmp_path, family, head):
+    model = tiny_model(family, head=head, thresholds=[0.5, -0.5], max_entity_tokens=30)
+
+    model.save_pretrained(tmp_path)
+    loaded = GlobalPointerForEntities.from_pretrained(tmp_path).eval()
+
+    for option in ("labels", "head", "head_size", "context", "stride", "thresholds", "max_entity_tokens"):
+        assert getattr(loaded.config, option) == getattr(model.config, option)
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+    ids = torch.arange(5, 45)
+    with torch.no_grad():
+        assert torch.equal(model(ids, [40]).factors.query, loaded(ids, [40]).factors.query)
+
+
+def test_a_checkpoint_holds_safetensors_and_its_tokenizer(folder):
+    names = {file.name for file in folder.iterdir()}
+
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    model, tokenizer = load_checkpoint(folder)
+    assert tokenizer.is_fast
+    assert model.config.labels == ["PER", "ORG"]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"must hold a config\.json.*nowhere.*gpner train"):
+        load_checkpoint(tmp_path / "nowhere")
+
+
+def test_a_pickle_is_never_read(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+
+    with pytest.raises(CheckpointError, match=r"must be safetensors.*pytorch_model\.bin.*never read"):
+        load_checkpoint(folder)
+
+
+def test_missing_weights_are_named(folder):
+    (folder / "model.safetensors").unlink()
+
+    with pytest.raises(CheckpointError, match=r"must hold model\.safetensors"):
+        load_checkpoint(folder)
+
+
+def test_broken_weights_are_named(folder):
+    (folder / "model.safetensors").write_bytes(b"not safetensors at all")
+
+    with pytest.raises(CheckpointError, match=r"model\.safetensors must hold the weights"):
+        load_checkpoint(folder)
+
+
+def test_weights_of_another_shape_are_named(folder):
+    change_config(folder, labels=["A", "B", "C"])
+
+    with pytest.raises(CheckpointError, match=r"model\.safetensors must hold the weights"):
+        load_checkpoint(folder)
+
+
+def test_an_unknown_key_is_refused_with_the_likely_one(folder):
+    change_config(folder, max_entity_token=5)
+
+    with pytest.raises(ConfigError, match="unknown key 'max_entity_token' in config.json; did you mean 'max_entity_tokens'"):
+        load_checkpoint(folder)
+
+
+def test_missing_labels_are_refused(folder):
+    change_config(folder, labels=[])
+
+    with pytest.raises(ConfigError, match="labels must name at least one label"):
+        load_checkpoint(folder)
+
+
+def test_the_checkpoint_of_another_kind_of_model_is_refused(tmp_path):
+    tiny_model().encoder.save_pretrained(tmp_path)
+
+    with pytest.raises(CheckpointError, match=r"must be of a gpner model.*its model_type is: bert.*gpner train"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_config_that_is_not_json_is_refused(folder):
+    (folder / "config.json").write_text("{")
+
+    with pytest.raises(CheckpointError, match=r"config\.json must be JSON"):
+        load_checkpoint(folder)
+
+
+def test_a_missing_tokenizer_is_named(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+
+    with pytest.raises(CheckpointError, match="must have its tokenizer beside it"):
+        load_tokenizer(tmp_path)
