@@ -38,7 +38,6 @@ class GlobalPointerConfig(PreTrainedConfig):
         stride: How many tokens two windows of one document share.
         max_entity_tokens: Longest entity, in tokens; None for no limit.
         thresholds: Logit above which a span is an entity, per label; empty for 0 everywhere.
-        positions: How the position table got its length, for the record; written by `gpner extend`.
     """
 
     model_type = "gpner"
@@ -54,7 +53,6 @@ class GlobalPointerConfig(PreTrainedConfig):
     stride: int = 64
     max_entity_tokens: int | None = None
     thresholds: list[float] | tuple[float, ...] = ()
-    positions: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         _refuse_unknown_keys(type(self), kwargs)

@@ -107,6 +107,9 @@ def extend_encoder(
         raise ConfigError(f"context must be at least the {len(positions)} positions of the encoder, was: {context}")
     longer = extend_positions(positions, context, method=method, alpha=alpha, anchor=anchor)
     _resize(encoder, old, torch.cat((old.weight.detach()[:offset], longer)))
+    # Saved with the encoder, so that a checkpoint says where its rows come from.
+    made = {"alpha": alpha, "anchor": anchor} if method == "hierarchical" else {}
+    encoder.config.position_extension = {"method": method, "from": len(positions), **made}
 
 
 def position_offset(encoder: PreTrainedModel) -> int:

@@ -223,12 +223,15 @@ def windows_holding(windows: Sequence[Window], first_token: int, last_token: int
 
 
 def _home(windows: Sequence[Window], first_token: int, last_token: int) -> int:
-    """The index of the window in which these tokens lie furthest from the edge."""
+    """The index of the window in which these tokens lie furthest from the edge.
 
-    def distance(index: int) -> float:
-        left = first_token - windows[index].first_token if index > 0 else math.inf
-        right = windows[index].last_token - last_token if index < len(windows) - 1 else math.inf
-        return min(left, right)
+    The document's own ends need no exception: a span nearest to the start of the first window is nearer still to the
+    start of every other window that holds it, and likewise at the end.
+    """
+
+    def distance(index: int) -> int:
+        window = windows[index]
+        return min(first_token - window.first_token, window.last_token - last_token)
 
     return max(windows_holding(windows, first_token, last_token), key=distance)
 

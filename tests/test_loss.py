@@ -34,7 +34,7 @@ def dense_loss(factors: SpanFactors, spans: list[tuple[int, int, int]], band: in
     return torch.cat([zero, negative], 1).logsumexp(1) + torch.cat([zero, positive], 1).logsumexp(1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     length=st.integers(1, 700),
     n_labels=st.integers(1, 20),

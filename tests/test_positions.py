@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 from transformers import (
     AlbertConfig,
+    AutoConfig,
     AutoModel,
     BertConfig,
     DebertaV2Config,
@@ -241,3 +242,11 @@ def test_a_table_that_is_bound_to_relative_positions_is_refused():
 
     with pytest.raises(EncoderError, match="must be the only thing that max_position_embeddings sizes"):
         extend_encoder(encoder, 1000)
+
+
+def test_an_extended_encoder_says_in_its_config_where_its_rows_come_from(encoder, tmp_path):
+    extend_encoder(encoder, 2 * POSITIONS, alpha=0.3, anchor="first")
+    encoder.save_pretrained(tmp_path)
+
+    recorded = AutoConfig.from_pretrained(tmp_path).position_extension
+    assert recorded == {"method": "hierarchical", "from": POSITIONS, "alpha": 0.3, "anchor": "first"}

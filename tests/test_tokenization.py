@@ -1,5 +1,6 @@
 """Characters, tokens and windows: real tokenizers over random Unicode, checked against the text itself."""
 
+import copy
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from gpner.decoding import Span
@@ -288,13 +290,35 @@ def test_the_edges_of_the_document_are_no_edges():
 
 def test_spans_through_different_pieces_of_one_character_are_one_entity(byte_level_tokenizer):
     tokenized = whole(byte_level_tokenizer, "👧")
-    spans = [Span(0, 0, 3, -1.0), Span(0, 1, 2, 2.0), Span(1, 3, 3, 800.0), Span(0, 0, 0, -800.0)]
+    spans = [Span(0, 0, 3, -1.0), Span(0, 1, 2, 2.0), Span(1, 3, 3, 0.0), Span(0, 0, 0, 1.0)]
 
     entities = to_entities(tokenized, spans, LABELS)
 
     assert tokenized.n_tokens == 4
     assert [(entity.text, entity.label) for entity in entities] == [("👧", "ORG"), ("👧", "PER")]
-    assert [entity.score for entity in entities] == [pytest.approx(0.880797), 1.0]
+    assert [entity.score for entity in entities] == [pytest.approx(0.880797), 0.5]
+
+
+@pytest.mark.parametrize(("logit", "score"), [(0.0, 0.5), (-2.0, 0.119203), (800.0, 1.0), (-800.0, 0.0)])
+def test_the_score_is_the_sigmoid_of_the_logit_however_large(byte_level_tokenizer, logit, score):
+    (entity,) = to_entities(whole(byte_level_tokenizer, "x"), [Span(0, 0, 0, logit)], LABELS)
+
+    assert entity.score == pytest.approx(score, abs=1e-6)
+
+
+def test_an_entity_takes_all_pieces_of_its_characters(byte_level_tokenizer):
+    tokenized = whole(byte_level_tokenizer, "👧x👧")
+
+    assert align(tokenized, [(0, 1, "PER"), (0, 3, "PER")]) == ([("PER", 0, 3), ("PER", 0, 8)], [])
+
+
+def test_an_added_token_that_swallows_the_blanks_around_it_keeps_its_own_characters(byte_level_tokenizer):
+    added = copy.deepcopy(byte_level_tokenizer)
+    added.add_tokens(AddedToken("Acme", lstrip=True, rstrip=True))
+
+    tokenized = whole(added, "a  Acme  b")
+
+    assert tokenized.offsets == [(0, 1), (3, 7), (9, 10)]
 
 
 def test_blanks_at_the_edges_of_a_span_are_left_out(byte_level_tokenizer):
