@@ -21,6 +21,7 @@ WRONG_USE = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake ends as one line on standard error and exit code 2."""
     options = build_parser().parse_args(arguments)
+    _without_loading_bars()
     try:
         options.run(options)
     except GpnerError as error:
@@ -62,6 +63,13 @@ def _command(commands: Any, name: str, run: Any, help_text: str) -> argparse.Arg
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def _without_loading_bars() -> None:
+    """Keep transformers from drawing a progress bar for every file that it reads or writes; training's own stays."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _train(options: argparse.Namespace) -> None:

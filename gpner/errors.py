@@ -16,6 +16,8 @@ A message says what must hold, what came, and what to do. Catch `GpnerError` to 
         └── DocumentFailed   the document ended as a recorded failure
 """
 
+from collections.abc import Sequence
+
 
 class GpnerError(Exception):
     """The root of the tree."""
@@ -54,7 +56,11 @@ class ServiceError(GpnerError):
 
 
 class QueueFull(ServiceError):
-    """The queue is at its limit; nothing was added."""
+    """The queue is at its limit; `accepted` holds the ids of the documents that were added before it was."""
+
+    def __init__(self, message: str, accepted: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.accepted = list(accepted)
 
 
 class ResultTimeout(ServiceError):

@@ -28,6 +28,7 @@ class RunResult:
     extractions: list[Extraction]
     forward_seconds: float
     decode_seconds: float
+    flops: int
 
 
 class Extractor:
@@ -126,7 +127,9 @@ class Extractor:
         started = time.perf_counter()
         of_windows = iter(spans)
         extractions = [self._assemble(document, [next(of_windows) for _ in document.windows]) for document in documents]
-        return RunResult(extractions, forward_seconds, decode_seconds + time.perf_counter() - started)
+        decode_seconds += time.perf_counter() - started
+        flops = self.model.flops([len(window.token_ids) for window in windows])
+        return RunResult(extractions, forward_seconds, decode_seconds, flops)
 
     def warm_up(self) -> None:
         """Run the largest pack once, so that no document waits for first-time work."""

@@ -8,6 +8,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from gpner.errors import ConfigError
+
 
 def _flag(help_text: str, default: Any = MISSING, choices: tuple[str, ...] | None = None) -> Any:
     metadata = {"help": help_text, "choices": choices}
@@ -43,6 +45,15 @@ class TrainingOptions:
     lora_rank: int = _flag("rank of low-rank adapters to train in place of the encoder's weights; 0 trains all", 0)
     seed: int = _flag("seed of the head's first weights, the order of the windows and dropout", 0)
     licence: str = _flag("licence that the model card names", "unknown")
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulation", "encoder_learning_rate", "head_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0, was: {getattr(self, name)}")
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"warmup must be a share of all steps, from 0 to below 1, was: {self.warmup}")
+        if self.lora_rank < 0:
+            raise ConfigError(f"lora_rank must be at least 1, or 0 to train all weights, was: {self.lora_rank}")
 
 
 def add_flags(parser: ArgumentParser, options: type[TrainingOptions]) -> None:

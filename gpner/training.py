@@ -18,7 +18,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from gpner.checkpoint import load_tokenizer, save_checkpoint
 from gpner.dataset import Example, Feature, build_features, labels_of, read_examples
-from gpner.errors import ConfigError, DataError
+from gpner.errors import DataError
 from gpner.evaluation import Evaluation, evaluate_extractor
 from gpner.extractor import Extractor, choose_device, inference_dtype, place
 from gpner.model import GlobalPointerForEntities
@@ -172,8 +172,6 @@ def _new_model(options: TrainingOptions, labels: Sequence[str]) -> GlobalPointer
 
 
 def _with_adapters(model: GlobalPointerForEntities, rank: int) -> PeftModel:
-    if rank < 1:
-        raise ConfigError(f"lora_rank must be at least 1, or 0 to train all weights, was: {rank}")
     linear = [
         f"encoder.{name}" for name, module in model.encoder.named_modules() if isinstance(module, torch.nn.Linear)
     ]

@@ -1,7 +1,14 @@
 """Tiny encoders with random weights, one per family."""
 
 import torch
-from transformers import AlbertConfig, BertConfig, ElectraConfig, PreTrainedConfig, PreTrainedTokenizerFast, RobertaConfig
+from transformers import (
+    AlbertConfig,
+    BertConfig,
+    ElectraConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
 
 from gpner.config import GlobalPointerConfig
 from gpner.model import GlobalPointerForEntities

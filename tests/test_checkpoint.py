@@ -88,7 +88,9 @@ def test_weights_of_another_shape_are_named(folder):
 def test_an_unknown_key_is_refused_with_the_likely_one(folder):
     change_config(folder, max_entity_token=5)
 
-    with pytest.raises(ConfigError, match="unknown key 'max_entity_token' in config.json; did you mean 'max_entity_tokens'"):
+    with pytest.raises(
+        ConfigError, match="unknown key 'max_entity_token' in config.json; did you mean 'max_entity_tokens'"
+    ):
         load_checkpoint(folder)
 
 

@@ -19,7 +19,9 @@ WORDS = "Ann met the mayor of Lisbon at Harbour House near river Tagus while 李
 
 @pytest.fixture(scope="module")
 def extractor(wordpiece_tokenizer):
-    return Extractor(tiny_text_model(wordpiece_tokenizer, context=64, stride=16), wordpiece_tokenizer, model_name="tiny")
+    return Extractor(
+        tiny_text_model(wordpiece_tokenizer, context=64, stride=16), wordpiece_tokenizer, model_name="tiny"
+    )
 
 
 def long_text(n_words: int, seed: int = 0) -> str:

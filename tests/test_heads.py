@@ -10,7 +10,11 @@ from gpner.heads import EfficientGlobalPointer, GlobalPointer, SpanFactors
 from tests.models import tiny_bert_config
 
 LABELS = ["A", "B", "C"]
-ALL_HEADS = [("efficient_global_pointer", "projection"), ("efficient_global_pointer", "hidden"), ("global_pointer", "projection")]
+ALL_HEADS = [
+    ("efficient_global_pointer", "projection"),
+    ("efficient_global_pointer", "hidden"),
+    ("global_pointer", "projection"),
+]
 
 
 def make_head(kind: str, bias_from: str, hidden: int, labels: list[str]) -> torch.nn.Module:

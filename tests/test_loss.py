@@ -68,7 +68,10 @@ def test_loss_and_gradients_equal_the_dense_form_in_float64(length, n_labels, sh
 
 def test_a_confident_positive_cancels_nothing():
     factors = SpanFactors(
-        query=torch.zeros(20, 1, 2), key=torch.zeros(20, 1, 2), start_bias=torch.full((20, 1), -8.0), end_bias=torch.zeros(20, 1)
+        query=torch.zeros(20, 1, 2),
+        key=torch.zeros(20, 1, 2),
+        start_bias=torch.full((20, 1), -8.0),
+        end_bias=torch.zeros(20, 1),
     )
     factors.query[3, 0, 0], factors.key[7, 0, 0] = 33.0, 1.0
     negatives = 20 * 21 // 2 - 1

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModel, DebertaV2Config, GPT2Config, ModernBertConfig, T5Config
+from transformers import AutoModel, BertConfig, DebertaV2Config, GPT2Config, ModernBertConfig, T5Config
 
 from gpner.config import GlobalPointerConfig
 from gpner.errors import ConfigError, EncoderError, ShapeError
@@ -135,3 +135,14 @@ def test_a_context_past_the_position_table_is_refused():
 def test_a_configuration_out_of_range_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         tiny_model(**options)
+
+
+@pytest.mark.parametrize(("length", "mflop_per_token"), [(512, 188.7), (2048, 245.4), (4096, 320.9)])
+def test_bert_base_costs_the_known_operations_per_token(length, mflop_per_token):
+    with torch.device("meta"):
+        encoder = BertConfig(max_position_embeddings=4096)
+        model = GlobalPointerForEntities(GlobalPointerConfig(encoder_config=encoder, labels=["A"], context=4096))
+
+    per_token = model.flops([length, length]) / (2 * length)
+
+    assert per_token / 1e6 == pytest.approx(mflop_per_token, abs=0.06)

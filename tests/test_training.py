@@ -134,13 +134,27 @@ def test_labels_that_only_dev_has_are_refused(options, tmp_path):
     dev = tmp_path / "dev.jsonl"
     dev.write_text('{"text": "Ship", "entities": [[0, 4, "VEH"]]}')
 
-    with pytest.raises(DataError, match="every label must occur in .*corpus.jsonl, these do not: VEH"):
+    with pytest.raises(DataError, match=r"every label must occur in .*corpus\.jsonl, these do not: VEH"):
         train(TrainingOptions(**{**options, "dev": dev}))
 
 
 def test_a_context_past_the_encoders_positions_names_the_command_that_extends_it(options):
     with pytest.raises(ConfigError, match=r"at most the 512 positions.*was: 4096.*gpner extend"):
         train(TrainingOptions(**{**options, "context": 4096, "stride": 512}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be above 0, was: 0"),
+        ({"warmup": 1.5}, "warmup must be a share of all steps, from 0 to below 1, was: 1.5"),
+        ({"head_learning_rate": float("nan")}, "head_learning_rate must be above 0, was: nan"),
+        ({"lora_rank": -1}, "lora_rank must be at least 1, or 0"),
+    ],
+)
+def test_an_option_out_of_range_is_refused_before_anything_is_loaded(options, change, message):
+    with pytest.raises(ConfigError, match=message):
+        TrainingOptions(**{**options, **change})
 
 
 def test_the_command_line_trains_evaluates_and_extracts(options, tmp_path, capsys):

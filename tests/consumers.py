@@ -1,0 +1,35 @@
+"""What tests do with a queue: fill it, finish its documents, see who holds them, wait until a lease is over."""
+
+import time
+from collections.abc import Callable
+
+from gpner.entities import Extraction
+from worker.outcomes import answered
+from worker.protocol import Document
+from worker.queue import DocumentQueue, Entry, Outcome
+
+LEASE_SECONDS = 0.3
+Join = Callable[[str], DocumentQueue]
+
+
+def add(queue: DocumentQueue, count: int = 1, stream: str | None = None, **fields: str) -> None:
+    for i in range(count):
+        queue.redis.xadd(stream or queue.keys.normal, {"id": f"{i}", "text": "text", **fields})
+
+
+def done(queue: DocumentQueue, entry: Entry) -> Outcome:
+    document = Document.from_fields(entry.fields, queue.keys, 1000)
+    now = time.time()
+    return answered(
+        entry, document, Extraction((), 1, 1), queue.keys, model=queue.consumer, read_seconds=now, done_seconds=now
+    )
+
+
+def pending(queue: DocumentQueue) -> dict[str, str]:
+    """Entry id to the consumer that holds it."""
+    rows = queue.redis.xpending_range(queue.keys.normal, queue.keys.group, "-", "+", 10_000)
+    return {row["message_id"].decode(): row["consumer"].decode() for row in rows}
+
+
+def wait_out_the_lease() -> None:
+    time.sleep(1.25 * LEASE_SECONDS)

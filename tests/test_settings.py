@@ -1,0 +1,108 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic_settings import BaseSettings
+
+from gpner.errors import ConfigError
+from worker.settings import ENV_PREFIX, Settings, hide_password, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_in_the_environment(settings: Settings) -> None:
+    """The fixture `settings` clears them."""
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPNER_MAX_BATCH_TOKENS", "8192")
+    monkeypatch.setenv("GPNER_FLAT", "true")
+
+    settings = load_settings()
+
+    assert (settings.max_batch_tokens, settings.flat) == (8192, True)
+
+
+def test_an_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPNER_METRICS_PORT", "1000")
+
+    settings = load_settings(metrics_port=0)
+
+    assert settings.metrics_port == 0
+
+
+def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPNER_MAX_BATCH_TOKENS", "")
+
+    assert load_settings() == Settings()
+
+
+def test_an_unknown_variable_is_refused_with_the_nearest_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPNER_MAX_BACH_TOKENS", "8192")
+
+    with pytest.raises(ConfigError, match=r"GPNER_MAX_BACH_TOKENS.*did you mean GPNER_MAX_BATCH_TOKENS") as caught:
+        load_settings()
+
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("MAX_BATCH_TOKENS", "many", "GPNER_MAX_BATCH_TOKENS must be a valid integer"),
+        ("MAX_BATCH_TOKENS", "0", "greater than or equal to 1, was: '0'"),
+        ("MAX_BATCH_TOKENS", "50000", "GPNER_MAX_HELD_TOKENS must be at least GPNER_MAX_BATCH_TOKENS"),
+        ("DEVICE", "tpu", "GPNER_DEVICE must be 'auto', 'cpu' or 'cuda', was: 'tpu'"),
+        ("NAMESPACE", "my keys*", "GPNER_NAMESPACE must match"),
+        ("REDIS_URL", "http://localhost", "GPNER_REDIS_URL must begin with redis://"),
+        ("LEASE_SECONDS", "0", "GPNER_LEASE_SECONDS must be greater than 0"),
+    ],
+)
+def test_a_value_out_of_its_range_is_one_line(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENV_PREFIX + name, value)
+
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_password_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPNER_REDIS_URL", "redis://worker:hunter2@localhost:6379/0")
+    settings = load_settings()
+
+    shown = [repr(settings), str(settings), settings.model_dump_json(), f"{settings.redis_url}"]
+
+    assert not any("hunter2" in text for text in shown)
+    assert all("worker:***@localhost" in text for text in shown)
+    assert settings.redis_url.get_secret_value() == "redis://worker:hunter2@localhost:6379/0"
+
+
+def test_the_password_of_a_refused_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPNER_REDIS_URL", "https://worker:hunter2@localhost")
+
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+
+    assert "hunter2" not in str(caught.value)
+
+
+@given(st.text(alphabet=st.characters(exclude_characters="*"), min_size=1).filter(lambda text: "***" not in text))
+def test_no_password_survives_hiding(password: str) -> None:
+    secret = f"<{password}>"
+
+    assert secret not in hide_password(f"redis://user:{secret}@host:6379/0?db=1")
+    assert secret not in hide_password(f"redis://:{secret}@host")
+
+
+def test_a_password_in_the_query_is_hidden() -> None:
+    assert hide_password("unix:///run/redis?password=a&db=1") == "unix:///run/redis?password=***&db=1"
+
+
+def test_there_are_at_most_25_settings_and_each_has_a_manual_entry() -> None:
+    fields = Settings.model_fields
+
+    assert issubclass(Settings, BaseSettings)
+    assert len(fields) <= 25
+    assert all(len(field.description or "") > 40 for field in fields.values())

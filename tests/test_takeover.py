@@ -1,0 +1,141 @@
+"""How documents change hands: leases, releases, and the names of workers that are gone."""
+
+import time
+
+from tests.consumers import LEASE_SECONDS, Join, add, done, pending, wait_out_the_lease
+from worker.queue import ENTRIES_PER_SCRIPT, DocumentQueue
+
+
+def test_a_renewed_entry_is_not_taken_over(queue: DocumentQueue, join: Join) -> None:
+    add(queue, 2)
+    kept, abandoned = queue.read(2, 0)
+    for _ in range(6):
+        time.sleep(LEASE_SECONDS / 4)
+        assert queue.renew([kept]) == []
+
+    taken = join("bob").reclaim(10)
+
+    assert [entry.entry_id for entry in taken] == [abandoned.entry_id]
+
+
+def test_a_worker_that_comes_back_does_not_steal_its_entries_from_those_who_took_over(
+    queue: DocumentQueue, join: Join
+) -> None:
+    add(queue, 3)
+    finished, taken, kept = queue.read(3, 0)
+    other = join("bob")
+    wait_out_the_lease()
+    queue.renew([kept])
+    other.reclaim(10)
+    other.commit([done(other, finished)])
+
+    lost = queue.renew([finished, taken, kept])
+
+    assert lost == [finished, taken]
+    assert pending(queue) == {taken.entry_id: "bob", kept.entry_id: "ada"}
+
+
+def test_each_takeover_counts_as_a_delivery_and_renewing_does_not(queue: DocumentQueue, join: Join) -> None:
+    add(queue)
+    assert queue.read(1, 0)[0].deliveries == 1
+    other = join("bob")
+    wait_out_the_lease()
+
+    second = other.reclaim(1)
+    other.renew(second)
+    wait_out_the_lease()
+    third = queue.reclaim(1)
+
+    assert [entry.deliveries for entry in second + third] == [2, 3]
+    assert third[0].fields == second[0].fields
+
+
+def test_a_released_entry_is_there_at_once_and_its_delivery_did_not_count(queue: DocumentQueue, join: Join) -> None:
+    add(queue, 2)
+    released, kept = queue.read(2, 0)
+    other = join("bob")
+
+    queue.release([released])
+    taken = other.reclaim(10)
+
+    assert [(entry.entry_id, entry.deliveries) for entry in taken] == [(released.entry_id, 1)]
+    assert pending(queue)[kept.entry_id] == "ada"
+
+
+def test_releasing_what_another_took_over_changes_nothing(queue: DocumentQueue, join: Join) -> None:
+    add(queue)
+    entries = queue.read(1, 0)
+    other = join("bob")
+    wait_out_the_lease()
+    other.reclaim(1)
+
+    queue.release(entries)
+
+    assert queue.reclaim(1) == []
+    assert set(pending(queue).values()) == {"bob"}
+
+
+def test_more_entries_than_one_script_takes_are_renewed_and_released(queue: DocumentQueue, join: Join) -> None:
+    count = 2 * ENTRIES_PER_SCRIPT + 1
+    add(queue, count)
+    entries = queue.read(count, 0)
+    queue.commit([done(queue, entries[-1])])
+
+    assert queue.renew(entries) == entries[-1:]
+    queue.release(entries)
+
+    assert len(join("bob").reclaim(count)) == count - 1
+
+
+def test_entries_that_somebody_deleted_are_not_pending_for_ever(queue: DocumentQueue, join: Join) -> None:
+    add(queue, 2)
+    deleted, alive = queue.read(2, 0)
+    queue.redis.xdel(queue.keys.normal, deleted.entry_id)
+    wait_out_the_lease()
+
+    taken = join("bob").reclaim(10)
+
+    assert [entry.entry_id for entry in taken] == [alive.entry_id]
+    assert pending(queue) == {alive.entry_id: "bob"}
+
+
+def test_of_the_suspected_entries_only_one_is_taken_at_a_time(queue: DocumentQueue, join: Join) -> None:
+    add(queue, 250)
+    other = join("bob")
+    queue.read(150, 0)
+    wait_out_the_lease()
+    other.reclaim(150)
+    queue.read(100, 0)
+    wait_out_the_lease()
+
+    innocent = other.reclaim(1000, suspects=False)
+    with_suspect = other.reclaim(1000)
+
+    assert [entry.deliveries for entry in innocent] == [2] * 100
+    assert [entry.deliveries for entry in with_suspect] == [3]
+
+
+def test_a_worker_that_leaves_takes_its_name_along_unless_something_is_pending(queue: DocumentQueue) -> None:
+    add(queue)
+    entries = queue.read(1, 0)
+
+    queue.leave()
+    assert pending(queue) == {entries[0].entry_id: "ada"}
+
+    queue.commit([done(queue, entries[0])])
+    queue.leave()
+    assert queue.redis.xinfo_consumers(queue.keys.normal, queue.keys.group) == []
+
+
+def test_names_of_the_long_dead_are_forgotten_but_not_what_they_held(queue: DocumentQueue, join: Join) -> None:
+    add(queue, 2)
+    kept = queue.read(1, 0)[0]
+    dead = join("dead")
+    dead.commit([done(dead, dead.read(1, 0)[0])])
+    time.sleep(10.5 * LEASE_SECONDS)
+
+    join("new")
+
+    names = [consumer["name"] for consumer in queue.redis.xinfo_consumers(queue.keys.normal, queue.keys.group)]
+    assert names == [b"ada"]
+    assert pending(queue) == {kept.entry_id: "ada"}

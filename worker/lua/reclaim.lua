@@ -1,0 +1,31 @@
+-- Take over entries that nobody has renewed for a lease. XCLAIM counts it as a delivery. Entries that would be delivered
+-- for the ARGV[5]th time or more are suspected of killing their workers: at most ARGV[6] of them are taken.
+-- KEYS: streams. ARGV: group, consumer, lease in milliseconds, count, deliveries of a suspect, most suspects.
+-- Returns {stream, {id, {field, value, ...}}, deliveries} for each entry.
+local left, suspects = tonumber(ARGV[4]), tonumber(ARGV[6])
+local answer = {}
+for _, stream in ipairs(KEYS) do
+  local from = '-'
+  while left > 0 and from do
+    local page = redis.call('XPENDING', stream, ARGV[1], 'IDLE', ARGV[3], from, '+', 100)
+    for _, pending in ipairs(page) do
+      local id, deliveries = pending[1], pending[4] + 1
+      local suspect = deliveries >= tonumber(ARGV[5])
+      if left > 0 and not (suspect and suspects == 0) then
+        local claimed = redis.call('XCLAIM', stream, ARGV[1], ARGV[2], 0, id)
+        if claimed[1] then
+          answer[#answer + 1] = {stream, claimed[1], deliveries}
+          left = left - 1
+          if suspect then
+            suspects = suspects - 1
+          end
+        else
+          -- Somebody deleted it from the stream; Redis 6.2 would keep it pending for ever.
+          redis.call('XACK', stream, ARGV[1], id)
+        end
+      end
+    end
+    from = page[100] and '(' .. page[100][1]
+  end
+end
+return answer

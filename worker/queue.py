@@ -1,0 +1,260 @@
+"""The document queue on Redis Streams: read, keep alive, take over, commit, hand back.
+
+What makes it safe stands in the scripts of worker/lua, each of which Redis runs as one step. An entry stays pending in
+the consumer group from its reading to its commit, so whatever happens to a worker, the entry is there for another.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import redis
+from redis.commands.core import Script
+
+from gpner.errors import ServiceError
+from worker.connection import connect, explaining
+from worker.protocol import Keys
+from worker.settings import Settings
+
+# Under a lasting flood of urgent documents, of eight reads one begins with `bulk` and one with the normal stream.
+FAIR_READS = 8
+# A document delivered so often has probably killed two workers.
+SUSPECT_DELIVERIES = 3
+# More entries in one script would keep Redis from others for longer than a millisecond or two.
+ENTRIES_PER_SCRIPT = 500
+# After how many leases of silence, with nothing pending, a consumer's name is forgotten.
+FORGET_LEASES = 10
+# Written as the idle time of a released entry: more than any lease, so that whoever looks next may take it (11 days).
+RELEASED_MILLISECONDS = 10**9
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stream entry that this worker holds.
+
+    `deliveries` counts how often it was handed to a worker, this time included; releases do not count.
+    """
+
+    stream: str
+    entry_id: str
+    fields: dict[bytes, bytes]
+    deliveries: int
+
+    @property
+    def enqueued_seconds(self) -> float:
+        """When it was enqueued, in seconds since the epoch, by the clock of Redis."""
+        return int(self.entry_id.partition("-")[0]) / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What becomes of an entry, all of it or nothing.
+
+    `payload` is the JSON of a result or failure; it is set at `result_key` and appended to the stream `reply_to` where
+    they are given. `dead` is the JSON of a dead letter, for entries that are buried.
+    """
+
+    entry: Entry
+    result_key: str | None
+    payload: bytes
+    reply_to: str | None
+    dead: bytes | None
+
+
+class DocumentQueue:
+    """One consumer of the document streams. Safe for threads, except that only one may `read`.
+
+    Args:
+        settings: Where Redis is, the namespace, the lease, the time to live of results.
+        consumer: The name under which entries are held; no two processes may share one.
+
+    Every method raises `ServiceError` when Redis is away or refuses; nothing is lost then, the call may be repeated.
+    """
+
+    def __init__(self, settings: Settings, *, consumer: str) -> None:
+        self.keys = Keys(settings.namespace)
+        self.consumer = consumer
+        self.url = settings.redis_url
+        self.redis = connect(settings.redis_url)
+        self.result_ttl_seconds = settings.result_ttl_seconds
+        self.lease_milliseconds = max(1, round(settings.lease_seconds * 1000))
+        self._reads = 0
+        names = ("read", "renew", "reclaim", "commit", "release", "forget", "oldest")
+        self._scripts = {name: load_script(self.redis, name) for name in names}
+
+    def ensure(self) -> None:
+        """Create streams and consumer group where they are missing, and forget the names of consumers long dead.
+
+        The group begins at the first entry, so documents that were enqueued before any worker existed are read.
+        """
+        with explaining(self.url):
+            for stream in self.keys.streams:
+                try:
+                    self.redis.xgroup_create(stream, self.keys.group, id="0", mkstream=True)
+                except redis.ResponseError as error:
+                    if "BUSYGROUP" not in str(error):
+                        raise
+        self._forget("")
+
+    def read(self, count: int, block_seconds: float) -> list[Entry]:
+        """Take documents that nobody has, urgent streams first.
+
+        Args:
+            count: The most documents to take.
+            block_seconds: How long to wait when there are none; keep it under the connection's timeout of 10 s.
+        """
+        if found := self._run("read", self._streams_in_turn(), [self.keys.group, self.consumer, count]):
+            return [self._entry(stream, row, 1) for stream, rows in found for row in rows]
+        return self._wait(count, block_seconds) if block_seconds > 0 else []
+
+    def renew(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Keep entries from being taken over; those that already were are left alone.
+
+        Returns:
+            Entries that this consumer does not hold any more: finished, or taken over by another.
+        """
+        lost: list[Entry] = []
+        for chunk in _chunks(entries):
+            positions = self._run("renew", self.keys.streams, [self.keys.group, self.consumer, *self._names(chunk)])
+            lost += [chunk[position] for position in positions]
+        return lost
+
+    def reclaim(self, count: int, suspects: bool = True) -> list[Entry]:
+        """Take over entries that no worker has renewed for a lease, released ones at once; each counts as a delivery.
+
+        Renew what this worker holds first: after a time without Redis its own entries look abandoned too.
+
+        Args:
+            count: The most entries to take.
+            suspects: Whether one of them may be a suspect, delivered `SUSPECT_DELIVERIES` times or more. Never two:
+                whoever holds many when it is killed cannot tell which one did it, and would bury the innocent too.
+        """
+        arguments = [self.keys.group, self.consumer, self.lease_milliseconds, count, SUSPECT_DELIVERIES, int(suspects)]
+        taken = self._run("reclaim", self.keys.streams, arguments)
+        return [self._entry(stream, row, deliveries) for stream, row, deliveries in taken]
+
+    def commit(self, outcomes: Sequence[Outcome]) -> list[bool]:
+        """Finish entries and publish their outcomes, in one step for all.
+
+        The acknowledgement decides: it succeeds once per entry, for the first who commits it, whoever holds the entry.
+        Only then are result, reply and dead letter written and the entry deleted.
+
+        Returns:
+            For each outcome whether it was the first; False changed nothing.
+        """
+        keys: list[str] = [*self.keys.streams, self.keys.dead]
+        buried = sum(outcome.dead is not None for outcome in outcomes)
+        arguments: list[Any] = [self.keys.group, self.result_ttl_seconds, buried]
+        for outcome in outcomes:
+            arguments += self._names([outcome.entry])
+            for key in (outcome.result_key, outcome.reply_to):
+                if key is not None:
+                    keys.append(key)
+                arguments.append(0 if key is None else len(keys))
+            arguments += [outcome.payload, outcome.dead or b""]
+        states = self._run("commit", keys, arguments)
+        for outcome, state in zip(outcomes, states, strict=True):
+            if state == 2:
+                logger.warning("no reply to %s: it is no stream that can be appended to", outcome.reply_to)
+        return [state > 0 for state in states]
+
+    def release(self, entries: Sequence[Entry]) -> None:
+        """Hand entries back: the next `reclaim` of any worker takes them, and this delivery does not count."""
+        for chunk in _chunks(entries):
+            arguments: list[Any] = [self.keys.group, self.consumer, RELEASED_MILLISECONDS]
+            for entry in chunk:
+                arguments += [*self._names([entry]), entry.deliveries - 1]
+            self._run("release", self.keys.streams, arguments)
+
+    def leave(self) -> None:
+        """Forget this consumer's name where nothing is pending under it. Released entries keep it until taken over."""
+        self._forget(self.consumer)
+
+    def ping(self) -> None:
+        """Return if Redis answers."""
+        with explaining(self.url):
+            self.redis.ping()
+
+    def depth(self) -> dict[str, int]:
+        """Accepted and unfinished documents of each stream: those that wait and those that workers hold."""
+        with explaining(self.url):
+            return {stream: int(self.redis.xlen(stream)) for stream in self.keys.streams}
+
+    def oldest_age_seconds(self) -> float:
+        """How long ago the oldest unfinished document was enqueued; 0 if there is none. By the clock of Redis."""
+        return int(self._run("oldest", self.keys.streams, [])) / 1000
+
+    def dead_letters(self) -> int:
+        """How many dead letters lie there."""
+        with explaining(self.url):
+            return int(self.redis.xlen(self.keys.dead))
+
+    def close(self) -> None:
+        """Close the connections; entries stay pending until another worker takes them over."""
+        self.redis.close()
+
+    def _run(self, script: str, keys: Iterable[str], arguments: list[Any]) -> Any:
+        with explaining(self.url):
+            try:
+                return self._scripts[script](keys=tuple(keys), args=arguments)
+            except redis.ResponseError as error:
+                # Redis was emptied, or came back without its data.
+                if "NOGROUP" not in str(error):
+                    raise
+        self.ensure()
+        with explaining(self.url):
+            return self._scripts[script](keys=tuple(keys), args=arguments)
+
+    def _wait(self, count: int, block_seconds: float) -> list[Entry]:
+        # COUNT is per stream here, hence the third.
+        each = max(1, count // len(self.keys.streams))
+        milliseconds = max(1, round(block_seconds * 1000))
+        streams: dict[Any, Any] = dict.fromkeys(self.keys.streams, ">")
+        found: Any
+        try:
+            with explaining(self.url):
+                found = self.redis.xreadgroup(self.keys.group, self.consumer, streams, count=each, block=milliseconds)
+        except ServiceError as error:
+            if not any(sign in str(error.__cause__) for sign in ("NOGROUP", "UNBLOCKED")):
+                raise
+            self.ensure()
+            return []
+        rows = [(stream, entry_id, fields) for stream, rows in found for entry_id, fields in rows]
+        return [Entry(stream.decode(), entry_id.decode(), fields, 1) for stream, entry_id, fields in rows]
+
+    def _forget(self, consumer: str) -> None:
+        silence = FORGET_LEASES * self.lease_milliseconds
+        self._run("forget", self.keys.streams, [self.keys.group, consumer, silence])
+
+    def _streams_in_turn(self) -> tuple[str, ...]:
+        high, normal, bulk = self.keys.streams
+        self._reads += 1
+        if self._reads % FAIR_READS == 0:
+            return bulk, normal, high
+        if self._reads % FAIR_READS == FAIR_READS // 2:
+            return normal, high, bulk
+        return high, normal, bulk
+
+    def _entry(self, stream: bytes, row: list[Any], deliveries: int) -> Entry:
+        entry_id, flat = row
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        return Entry(stream.decode(), entry_id.decode(), fields, deliveries)
+
+    def _names(self, entries: Sequence[Entry]) -> list[Any]:
+        """Stream number (as Lua counts) and entry id of each entry, in a row."""
+        numbers = {stream: number for number, stream in enumerate(self.keys.streams, start=1)}
+        return [name for entry in entries for name in (numbers[entry.stream], entry.entry_id)]
+
+
+def load_script(connection: redis.Redis, name: str) -> Script:
+    """A script of worker/lua, sent to Redis on its first use and again whenever Redis has forgotten it."""
+    text = resources.files("worker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    return connection.register_script(text)
+
+
+def _chunks(entries: Sequence[Entry]) -> Iterable[Sequence[Entry]]:
+    return (entries[i : i + ENTRIES_PER_SCRIPT] for i in range(0, len(entries), ENTRIES_PER_SCRIPT))
