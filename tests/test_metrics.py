@@ -1,0 +1,162 @@
+"""What Prometheus and a supervisor see of a worker."""
+
+import urllib.error
+import urllib.request
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+from redis import Redis
+
+from gpner.errors import ServiceError
+from tests.engines import load_capitals
+from tests.workers import wait_until
+from worker.client import Client
+from worker.health import HealthServer, check_port
+from worker.metrics import Metrics
+from worker.protocol import Keys
+from worker.pump import Pump
+from worker.queue import DocumentQueue
+from worker.settings import Settings
+
+KEYS = Keys("test:")
+
+
+def get(port: int, path: str, accept: str = "*/*") -> tuple[int, str]:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Accept": accept})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def samples(page: str) -> dict[tuple[str, ...], float]:
+    """Name and label values of every sample."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
+def test_a_worker_counts_what_it_does(settings: Settings, redis: Redis) -> None:
+    pump = Pump(settings.model_copy(update={"metrics_port": 0}), load_capitals, device="cpu")
+    pump.start()
+    with Client(settings) as client:
+        list(client.extract_many(["ADA in LONDON", "ADA", "!raise", ""]))
+        redis.xadd(KEYS.normal, {"id": "bad"})
+        wait_until(lambda: redis.exists(KEYS.result("bad")))
+    wait_until(
+        lambda: samples(get(pump.health.port, "/metrics")[1]).get(("gpner_documents_total", "failed", "malformed"))
+    )
+
+    found = samples(get(pump.health.port, "/metrics")[1])
+    pump.stop()
+
+    assert found["gpner_documents_total", "done", ""] == 3
+    assert found["gpner_documents_total", "failed", "engine_error"] == 1
+    assert found["gpner_documents_total", "failed", "malformed"] == 1
+    assert found["gpner_tokens_total",] == 4
+    assert found["gpner_entities_total", "WORD"] == 2
+    assert found["gpner_entities_total", "LONG"] == 1
+    assert found["gpner_document_duration_seconds_count",] == 3
+    assert found["gpner_document_tokens_sum",] == 4
+    for stage in ("queue", "tokenize", "batch", "forward", "decode", "commit"):
+        assert found["gpner_stage_duration_seconds_count", stage] > 0
+    assert found["gpner_batch_documents_sum",] >= 3
+    assert found["gpner_batch_tokens_sum",] >= 4
+    assert found["gpner_batch_fill_ratio_count",] > 0
+    assert found["gpner_queue_depth", KEYS.normal] == 0
+    assert found["gpner_queue_oldest_age_seconds",] == 0
+    assert found["gpner_documents_in_flight",] == 0
+    assert found["gpner_dead_letters",] == 2
+    assert found["gpner_redelivered_total",] == 0
+    assert found["gpner_model_flops_total",] >= 4
+    assert found["gpner_out_of_memory_total",] == 0
+    assert found["gpner_device_memory_bytes",] > 0
+    assert found["gpner_model_info", "cpu", "capitals"] == 1
+    assert found["gpner_ready",] == 1
+
+
+def test_every_metric_has_help_and_base_units_and_no_document_in_a_label() -> None:
+    families = list(Metrics().registry.collect())
+
+    assert families
+    for family in families:
+        assert family.name.startswith("gpner_")
+        assert len(family.documentation) > 20
+        assert not family.name.endswith(("_ms", "_milliseconds", "_kb", "_percent"))
+
+
+def test_depth_and_age_are_those_of_the_queue(settings: Settings, redis: Redis) -> None:
+    metrics, queue = Metrics(), DocumentQueue(settings, consumer="test")
+    metrics.measure_queue(queue)
+    redis.xadd(KEYS.bulk, {"id": "1", "text": "x"}, id="1-1")
+    redis.xadd(KEYS.high, {"id": "1", "text": "x"})
+
+    found = {sample.name: sample for family in metrics.registry.collect() for sample in family.samples}
+    depths = {
+        sample.labels["stream"]: sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "gpner_queue_depth"
+    }
+    queue.close()
+
+    assert depths == {KEYS.high: 1, KEYS.normal: 0, KEYS.bulk: 1}
+    assert found["gpner_queue_oldest_age_seconds"].value > 365 * 86_400
+
+
+def test_a_scrape_without_redis_still_shows_the_worker(settings: Settings) -> None:
+    metrics = Metrics()
+    queue = DocumentQueue(
+        settings.model_copy(update={"redis_url": type(settings.redis_url)("redis://127.0.0.1:1/0")}), consumer="x"
+    )
+    metrics.measure_queue(queue)
+
+    names = {sample.name for family in metrics.registry.collect() for sample in family.samples}
+    queue.close()
+
+    assert "gpner_queue_depth" not in names
+    assert "gpner_tokens_total" in names
+
+
+def test_health_says_what_is_wrong() -> None:
+    problems: dict[str, str | None] = {"alive": None, "ready": "the model is loading"}
+    registry = Metrics().registry
+    server = HealthServer(
+        "127.0.0.1", 0, registry=registry, alive=lambda: problems["alive"], ready=lambda: problems["ready"]
+    )
+
+    loading = get(server.port, "/livez"), get(server.port, "/readyz")
+    problems.update(alive="thread forward failed", ready=None)
+    broken = get(server.port, "/livez"), get(server.port, "/readyz")
+    unknown = get(server.port, "/")
+    server.close()
+
+    assert loading == ((200, "ok\n"), (503, "the model is loading\n"))
+    assert broken == ((503, "thread forward failed\n"), (200, "ok\n"))
+    assert unknown[0] == 404
+
+
+def test_prometheus_gets_openmetrics_if_it_asks_for_them() -> None:
+    server = HealthServer("127.0.0.1", 0, registry=Metrics().registry, alive=lambda: None, ready=lambda: None)
+
+    _, page = get(server.port, "/metrics", accept="application/openmetrics-text; version=1.0.0")
+    server.close()
+
+    assert {family.name for family in parse_openmetrics(page)} >= {"gpner_tokens", "gpner_model", "gpner_ready"}
+
+
+def test_a_taken_port_and_a_foreign_address_are_refused_with_advice() -> None:
+    server = HealthServer("127.0.0.1", 0, registry=CollectorRegistry(), alive=lambda: None, ready=lambda: None)
+
+    with pytest.raises(ServiceError, match=f"port {server.port} is taken: .* set GPNER_METRICS_PORT"):
+        check_port("127.0.0.1", server.port)
+    server.close()
+
+    with pytest.raises(ServiceError, match=r"cannot listen on 192\.0\.2\.1: .* set GPNER_METRICS_HOST"):
+        check_port("192.0.2.1", 0)

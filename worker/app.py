@@ -1,0 +1,80 @@
+"""The Celery app: process model, signals and remote control come from it; documents come through its worker step.
+
+The document queue is a Redis stream rather than Celery messages, because Celery's Redis transport can lose a message
+that it is just popping when the process is killed, and costs fifty times as much per document. Celery's own messages
+share the Redis and the namespace.
+"""
+
+import logging
+from typing import Any
+
+from celery import Celery, bootsteps
+
+from gpner.errors import GpnerError
+from worker.devices import Claim, claim_device
+from worker.engine import load_engine
+from worker.pump import CANNOT_START, Pump
+from worker.settings import Settings, load_settings
+
+logger = logging.getLogger(__name__)
+
+
+class PumpStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
+    """Starts the pump with the worker and drains it on a warm shutdown.
+
+    It needs the pool: steps stop in reverse order, so the pool outlives the pump, and whoever waits in the pool for the
+    pump gets an answer.
+    """
+
+    label = "Pump"
+    requires = ("celery.worker.components:Pool",)
+
+    def create(self, worker: Any) -> Pump:
+        """Claim the device, before anything loads torch, and listen on the port."""
+        try:
+            settings = load_settings()
+            self.claim: Claim | None = claim_device(settings)  # holds the lock as long as the process lives
+            return Pump(settings, load_engine, device=self.claim.uuid if self.claim else "cpu")
+        except GpnerError as error:
+            logger.critical("%s", error)
+            raise SystemExit(CANNOT_START) from error
+
+    def info(self, worker: Any) -> dict[str, Any]:
+        """What `celery inspect stats` shows under "pump"."""
+        return {"pump": self.obj.info()}
+
+
+def celery_configuration(settings: Settings) -> dict[str, Any]:
+    """Celery's side of the settings."""
+    prefix = {"global_keyprefix": settings.namespace}
+    return {
+        "broker_url": settings.redis_url.get_secret_value(),
+        "result_backend": settings.redis_url.get_secret_value(),
+        # Redelivery of tasks whose worker died, looked for every 5 s: the defaults are an hour, and 100 s.
+        "broker_transport_options": {
+            **prefix,
+            "visibility_timeout": 300,
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+        },
+        "result_backend_transport_options": prefix,
+        "result_expires": settings.result_ttl_seconds,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "worker_cancel_long_running_tasks_on_connection_loss": True,
+        "worker_pool": "threads",
+        "worker_prefetch_multiplier": 1,
+        "worker_send_task_events": False,
+        "worker_redirect_stdouts": False,
+        "task_default_queue": "tasks",
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_serializer": "json",
+    }
+
+
+app = Celery("gpner")
+app.add_defaults(lambda: celery_configuration(load_settings()))
+app.steps["worker"].add(PumpStep)

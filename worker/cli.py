@@ -1,0 +1,146 @@
+"""The command line of the service: `gpner-worker start | status | submit | dead`."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import redis
+from rich.console import Console
+from rich.table import Table
+
+from gpner.errors import DataError, GpnerError
+from worker.client import Client
+from worker.connection import explaining
+from worker.protocol import Keys
+from worker.queue import DocumentQueue
+from worker.results import DeadLetter
+from worker.settings import load_settings
+from worker.starting import start
+
+# Exit code of a command that could not do its work because of what the user gave it.
+WRONG_USE = 2
+SHOWN_DEAD_LETTERS = 50
+
+console = Console(soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a user's mistake ends as one line on standard error and exit code 2."""
+    options = build_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except GpnerError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False, style="red")
+        return WRONG_USE
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe all commands and their flags."""
+    parser = argparse.ArgumentParser(
+        prog="gpner-worker",
+        description="Entities from a queue of long documents. Set up by environment variables: see docs/operations.md.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _command(commands, "start", _start, "claim a GPU or the CPU and serve documents until SIGTERM")
+    _command(commands, "status", _status, "show queue depths, dead letters and workers")
+    submit = _command(commands, "submit", _submit, "enqueue text files, each as one document, and print their ids")
+    submit.add_argument("files", nargs="+", metavar="FILE", help="text file in UTF-8; - is standard input")
+    submit.add_argument("--priority", choices=("high", "normal", "bulk"), default="normal", help="default: normal")
+    _command(
+        commands, "dead", _dead, f"list the newest {SHOWN_DEAD_LETTERS} documents that were given up, with the reason"
+    )
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, help_text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=f"{help_text}.")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _start(options: argparse.Namespace) -> None:
+    start(console)
+
+
+def _status(options: argparse.Namespace) -> None:
+    settings = load_settings()
+    queue = DocumentQueue(settings, consumer="status")
+    depth = queue.depth()
+    console.print(_table(("stream", "unfinished documents"), depth.items()))
+    console.print(f"oldest unfinished document: {queue.oldest_age_seconds():.1f} s")
+    console.print(f"dead letters: {queue.dead_letters()}")
+    with explaining(settings.redis_url):
+        consumers = _consumers(queue.redis, queue.keys)
+    console.print(_table(("worker", "documents held", "silent for"), consumers))
+    queue.close()
+
+
+def _consumers(connection: redis.Redis, keys: Keys) -> list[tuple[str, int, str]]:
+    held: dict[str, int] = {}
+    silent: dict[str, float] = {}
+    for stream in keys.streams:
+        try:
+            found: Any = connection.xinfo_consumers(stream, keys.group)
+        except redis.ResponseError:  # no worker has ever been here
+            continue
+        for consumer in found:
+            name = consumer["name"].decode("utf-8", "replace")
+            held[name] = held.get(name, 0) + consumer["pending"]
+            silent[name] = min(silent.get(name, float("inf")), consumer["idle"] / 1000)
+    return [(name, held[name], f"{silent[name]:.1f} s") for name in sorted(held)]
+
+
+def _submit(options: argparse.Namespace) -> None:
+    texts = [_read(name) for name in options.files]
+    with Client() as client:
+        for document_id in client.submit_many(texts, priority=options.priority):
+            console.print(document_id, markup=False, highlight=False)
+
+
+def _read(name: str) -> str:
+    try:
+        return (sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()).decode()
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: must be UTF-8, is not at byte {error.start}; convert it first") from error
+
+
+def _dead(options: argparse.Namespace) -> None:
+    queue = DocumentQueue(load_settings(), consumer="dead")
+    with explaining(queue.url):
+        rows: Any = queue.redis.xrevrange(queue.keys.dead, count=SHOWN_DEAD_LETTERS)
+    letters = [(entry_id.decode(), DeadLetter.model_validate_json(fields[b"letter"])) for entry_id, fields in rows]
+    table = [
+        (
+            _when(entry_id),
+            letter.entry.fields.get("id", "")[:64],
+            letter.deliveries,
+            letter.reason.type,
+            letter.reason.message,
+        )
+        for entry_id, letter in letters
+    ]
+    console.print(_table(("buried", "document", "deliveries", "type", "reason"), table))
+    queue.close()
+
+
+def _when(entry_id: str) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(int(entry_id.partition("-")[0]) / 1000))
+
+
+def _table(columns: Iterable[str], rows: Iterable[Sequence[object]]) -> Table:
+    from rich.text import Text
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

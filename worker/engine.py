@@ -1,0 +1,111 @@
+"""What the worker asks of a model, and how it comes by one.
+
+The worker knows a model only through `Engine`, so that its own behaviour (batching, faults, draining) can be tested
+with an engine of a few lines, and so that a new release of the model changes nothing here.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Protocol
+
+from gpner.entities import Extraction
+from gpner.errors import ConfigError
+from worker.settings import Settings
+
+
+class Tokenized(Protocol):
+    """A document that is ready for the device."""
+
+    @property
+    def n_window_tokens(self) -> int:
+        """What the document costs in a pack: the tokens of all its windows, special tokens included."""
+        ...
+
+
+class RunResult(Protocol):
+    """What one run over tokenized documents gave, in their order, and what it took."""
+
+    @property
+    def extractions(self) -> Sequence[Extraction]:
+        """One extraction per document."""
+        ...
+
+    @property
+    def forward_seconds(self) -> float:
+        """Time in encoder and head."""
+        ...
+
+    @property
+    def decode_seconds(self) -> float:
+        """Time from scores to entities."""
+        ...
+
+    @property
+    def flops(self) -> int:
+        """Arithmetic that the model needs for these documents, 0 if the engine does not know."""
+        ...
+
+
+class Engine(Protocol):
+    """A model as the worker sees it; `gpner.extractor.Extractor` is one.
+
+    Attributes:
+        model_name: What results call the model.
+        labels: The labels it knows.
+        max_batch_tokens: Most tokens in one forward. The worker lowers it when the device runs out of memory.
+    """
+
+    model_name: str
+    labels: tuple[str, ...]
+    max_batch_tokens: int
+
+    def tokenize(self, texts: Sequence[str]) -> Sequence[Tokenized]:
+        """Prepare texts for `run`. Called from several threads at once."""
+        ...
+
+    def run(self, documents: Sequence[Any]) -> RunResult:
+        """Extract from documents that `tokenize` prepared. Called from one thread only.
+
+        Raises:
+            OutOfMemoryError: If the device cannot hold them together.
+        """
+        ...
+
+    def warm_up(self) -> None:
+        """Do all first-time work, so that no document waits for it."""
+        ...
+
+
+def load_extractor(settings: Settings) -> Engine:
+    """Load the model that `GPNER_MODEL` names. The default of `GPNER_ENGINE`.
+
+    Raises:
+        CheckpointError: If there is no such model.
+    """
+    import torch
+
+    from gpner.extractor import Extractor
+
+    if settings.cpu_threads:
+        torch.set_num_threads(settings.cpu_threads)
+    return Extractor.from_pretrained(
+        settings.model, device=settings.device, max_batch_tokens=settings.max_batch_tokens, flat=settings.flat
+    )
+
+
+def load_engine(settings: Settings) -> Engine:
+    """Call the function that `GPNER_ENGINE` names as `module:function`, with the settings, and return its engine.
+
+    Raises:
+        ConfigError: If there is no such function.
+    """
+    module_name, _, function_name = settings.engine.partition(":")
+    try:
+        loader = getattr(import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"GPNER_ENGINE must name a function as module:function, was: {settings.engine} ({error}); "
+            "leave it unset for gpner's own model"
+        ) from error
+    engine: Engine = loader(settings)
+    return engine

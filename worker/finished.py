@@ -1,0 +1,40 @@
+"""How a document ends: done, or failed with the reason."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gpner.entities import Extraction
+from worker.held import Held
+from worker.queue import Entry
+
+# The values of `reason` in gpner_documents_total.
+Reason = Literal["malformed", "unknown_label", "out_of_memory", "engine_error", "too_many_deliveries"]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A document with its entities."""
+
+    held: Held
+    extraction: Extraction
+    model_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A document that is buried: a dead letter for operators, and a failed result so that nobody waits forever.
+
+    Attributes:
+        entry: Where it lies in the queue, and what it says, readable or not.
+        reason: One word for counters.
+        error_type: A stable name for programs.
+        message: For people: what must hold, what came, what to do.
+    """
+
+    entry: Entry
+    reason: Reason
+    error_type: str
+    message: str
+
+
+Finished = Done | Failed

@@ -1,0 +1,188 @@
+"""The intake: reads entries while there is room, takes over those of silent workers, and buries what cannot be read."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from gpner.errors import DocumentError, ServiceError
+from worker.batcher import Batcher
+from worker.finished import Failed, Finished, Reason
+from worker.held import Held, Holdings, TokenEstimate
+from worker.metrics import Metrics
+from worker.outage import Outage
+from worker.protocol import Document
+from worker.queue import SUSPECT_DELIVERIES, DocumentQueue, Entry
+from worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+READ_DOCUMENTS = 64
+# How long a read waits in Redis, and so how long a stop may wait for it.
+BLOCK_SECONDS = 0.5
+# While there is nothing to read, how often to ask for what other workers handed back or left behind.
+IDLE_RECLAIM_SECONDS = 1.0
+
+
+class Intake:
+    """Reads for one worker, in one thread.
+
+    Args:
+        settings: The deployment's settings.
+        queue: Where entries come from.
+        labels: What the model knows; a document that asks for others fails.
+        holdings: Bounds what is read.
+        batcher: Is told what is coming.
+        estimate: Guesses a text's tokens.
+        tokenize: Takes groups of documents on their way.
+        finish: Takes documents that failed.
+        stopping: Ends the reading.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        queue: DocumentQueue,
+        *,
+        labels: Sequence[str],
+        holdings: Holdings,
+        batcher: Batcher,
+        estimate: TokenEstimate,
+        metrics: Metrics,
+        tokenize: Callable[[list[Held]], None],
+        finish: Callable[[list[Finished]], None],
+        stopping: threading.Event,
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._labels = labels
+        self._holdings = holdings
+        self._batcher = batcher
+        self._estimate = estimate
+        self._metrics = metrics
+        self._tokenize = tokenize
+        self._finish = finish
+        self._stopping = stopping
+        self._group_exists = False
+        self._reclaimed_at = float("-inf")
+        # Begins careful, for the first documents may all be huge; rises at once and falls by halves.
+        self._document_tokens = settings.max_held_tokens / 4
+
+    def run(self) -> None:
+        """Read until `stopping` is set."""
+        outage = Outage("reading", self._stopping)
+        while not self._stopping.is_set():
+            room = self._room()
+            if not room:
+                continue
+            try:
+                entries = self._next_entries(max(1, min(READ_DOCUMENTS, int(room / self._document_tokens))))
+            except ServiceError as error:
+                self._after_failure()
+                outage.wait(error)
+                continue
+            outage.end()
+            self._batcher.set_reading(bool(entries))
+            self.accept(entries)
+        self._batcher.set_reading(False)
+
+    def _room(self) -> int:
+        room = self._holdings.wait_for_room(0)
+        if not room:
+            self._batcher.set_reading(False)
+            room = self._holdings.wait_for_room(BLOCK_SECONDS)
+        return room
+
+    def accept(self, entries: Sequence[Entry]) -> None:
+        """Take entries on their way through this worker."""
+        accepted: list[Held] = []
+        failed: list[Finished] = []
+        for entry in entries:
+            # One that we hold comes again if this process was suspended for longer than the lease.
+            if entry in self._holdings:
+                continue
+            held = self._check(entry)
+            if isinstance(held, Failed):
+                failed.append(held)
+            else:
+                accepted.append(held)
+        if failed:
+            self._finish(failed)
+        if accepted:
+            mean = sum(held.tokens for held in accepted) / len(accepted)
+            self._document_tokens = max(mean, self._document_tokens / 2)
+            self._holdings.add(accepted)
+            self._batcher.expect(len(accepted))
+            for group in _groups(accepted, self._settings.max_batch_tokens // 2):
+                self._tokenize(group)
+
+    def _next_entries(self, count: int) -> list[Entry]:
+        if not self._group_exists:
+            self._queue.ensure()
+            self._group_exists = True
+        entries = self._reclaim(count, self._settings.lease_seconds / 3)
+        if not entries and not (entries := self._queue.read(count, 0)):
+            self._batcher.set_reading(False)
+            entries = self._reclaim(count, IDLE_RECLAIM_SECONDS) or self._queue.read(count, BLOCK_SECONDS)
+        return entries
+
+    def _reclaim(self, count: int, every_seconds: float) -> list[Entry]:
+        """Take over what other workers left, if it is time to ask again; at most one document that may be a killer."""
+        if time.monotonic() - self._reclaimed_at < every_seconds:
+            return []
+        self._reclaimed_at = time.monotonic()
+        holds_suspect = any(held.entry.deliveries >= SUSPECT_DELIVERIES for held in self._holdings.documents())
+        entries = self._queue.reclaim(count, suspects=not holds_suspect)
+        if entries:
+            logger.info("took over %d documents of workers that are gone or went silent", len(entries))
+            self._metrics.redelivered.inc(len(entries))
+        return entries
+
+    def _after_failure(self) -> None:
+        self._batcher.set_reading(False)
+        self._group_exists = False
+        # After an outage the others must have their turn to renew what they hold, or we would take it from them.
+        self._reclaimed_at = time.monotonic()
+
+    def _check(self, entry: Entry) -> Held | Failed:
+        if entry.deliveries > self._settings.max_deliveries:
+            return _fail(
+                entry,
+                "too_many_deliveries",
+                "TooManyDeliveries",
+                f"handed to workers {self._settings.max_deliveries} times and never finished: it probably killed them",
+            )
+        try:
+            document = Document.from_fields(entry.fields, self._queue.keys, self._settings.max_document_characters)
+        except DocumentError as error:
+            return _fail(entry, "malformed", "DocumentError", str(error))
+        unknown = [label for label in document.labels or () if label not in self._labels]
+        if unknown:
+            return _fail(
+                entry,
+                "unknown_label",
+                "DocumentError",
+                f"labels must be among {', '.join(self._labels)}, was: {', '.join(unknown)}",
+            )
+        now = time.time()
+        self._metrics.queue_seconds.observe(max(0.0, now - entry.enqueued_seconds))
+        return Held(entry, document, self._estimate.guess(len(document.text)), now)
+
+
+def _fail(entry: Entry, reason: Reason, error_type: str, message: str) -> Failed:
+    logger.warning("entry %s of %s buried: %s", entry.entry_id, entry.stream, reason)
+    return Failed(entry, reason, error_type, message)
+
+
+def _groups(documents: Sequence[Held], tokens: int) -> Iterator[list[Held]]:
+    """Cut documents into groups of about so many tokens, so that the device need not wait for the last of them."""
+    group: list[Held] = []
+    room = tokens
+    for held in documents:
+        group.append(held)
+        room -= held.tokens
+        if room <= 0:
+            yield group
+            group, room = [], tokens
+    if group:
+        yield group

@@ -1,0 +1,157 @@
+"""Every metric of the worker in one place.
+
+One process serves them, so they are plain prometheus_client objects in a registry of their own. Base units, `_total` on
+counters, and never a document's id in a label. What only Redis knows (depths, ages) is asked when Prometheus asks.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from gpner.errors import ServiceError
+from worker.devices import device_memory_bytes
+from worker.queue import DocumentQueue
+
+logger = logging.getLogger(__name__)
+
+# From half a millisecond, a commit, to minutes, a batch of long documents on a CPU.
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+# A document may wait for hours behind a corpus.
+LONG_SECONDS = (*SECONDS, 900, 3600, 14400, 86400)
+DOCUMENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 1048576)
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+
+
+class Metrics:
+    """The worker's metrics, each under its own name."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = registry = CollectorRegistry()
+        self.documents = Counter(
+            "gpner_documents_total",
+            "Documents that ended here. outcome is done, failed (reason says why; a dead letter keeps each) or "
+            "taken_over (another worker finished it first, and counts it).",
+            ["outcome", "reason"],
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "gpner_tokens_total", "Tokens of documents that were done; each counts once.", registry=registry
+        )
+        self.entities = Counter(
+            "gpner_entities_total", "Entities in results, by label, after a document's own filter.", ["label"],
+            registry=registry,
+        )  # fmt: skip
+        stages = Histogram(
+            "gpner_stage_duration_seconds",
+            "Time in each stage. queue: from enqueueing to reading. batch: from tokenized to the start of its forward. "
+            "Both once per document. tokenize, forward, decode, commit: once per group of documents.",
+            ["stage"],
+            buckets=LONG_SECONDS,
+            registry=registry,
+        )
+        self.queue_seconds = stages.labels("queue")
+        self.tokenize_seconds = stages.labels("tokenize")
+        self.batch_seconds = stages.labels("batch")
+        self.forward_seconds = stages.labels("forward")
+        self.decode_seconds = stages.labels("decode")
+        self.commit_seconds = stages.labels("commit")
+        self.document_duration = Histogram(
+            "gpner_document_duration_seconds",
+            "Time from enqueueing a document to having its result ready to commit.",
+            buckets=LONG_SECONDS,
+            registry=registry,
+        )
+        self.document_tokens = Histogram(
+            "gpner_document_tokens", "Tokens of each document that was done.", buckets=TOKENS, registry=registry
+        )
+        self.batch_documents = Histogram(
+            "gpner_batch_documents", "Documents in each batch.", buckets=DOCUMENTS, registry=registry
+        )
+        self.batch_tokens = Histogram(
+            "gpner_batch_tokens", "Tokens in each batch, special tokens included.", buckets=TOKENS, registry=registry
+        )
+        self.batch_fill_ratio = Histogram(
+            "gpner_batch_fill_ratio",
+            "Tokens of each batch as a share of GPNER_MAX_BATCH_TOKENS. Low under load means that the device starves.",
+            buckets=RATIOS,
+            registry=registry,
+        )
+        self.redelivered = Counter(
+            "gpner_redelivered_total",
+            "Documents taken over from a worker that went silent. More than a few mean that workers die.",
+            registry=registry,
+        )
+        self.out_of_memory = Counter(
+            "gpner_out_of_memory_total", "Forwards that ran out of the device's memory.", registry=registry
+        )
+        self.model_flops = Counter(
+            "gpner_model_flops_total",
+            "Floating-point operations that the model needed for what it read. Its rate, over the device's peak, says "
+            "how well it is used.",
+            registry=registry,
+        )
+        self.model_info = Info("gpner_model", "The model that this worker serves, and its device.", registry=registry)
+        self.in_flight = Gauge(
+            "gpner_documents_in_flight", "Documents between their reading and their commit.", registry=registry
+        )
+        self.ready = Gauge(
+            "gpner_ready", "1 if the model is warm, Redis answers and the worker is not draining.", registry=registry
+        )
+        Gauge(
+            "gpner_device_memory_bytes",
+            "Memory this process holds on its device: reserved on a GPU, resident on a CPU.",
+            registry=registry,
+        ).set_function(device_memory_bytes)
+
+    def measure_worker(self, in_flight: Callable[[], int], ready: Callable[[], bool]) -> None:
+        """Take the gauges of the worker's state from it whenever they are asked for."""
+        self.in_flight.set_function(in_flight)
+        self.ready.set_function(lambda: float(ready()))
+
+    def measure_queue(self, queue: DocumentQueue) -> None:
+        """Take the queue's gauges from Redis whenever they are asked for."""
+        self.registry.register(QueueCollector(queue))
+
+
+class QueueCollector(Collector):
+    """Asks Redis for depths and ages at each scrape. While Redis is away they are absent, not stale."""
+
+    def __init__(self, queue: DocumentQueue) -> None:
+        self._queue = queue
+
+    def describe(self) -> list[Metric]:
+        """Name the metrics without asking Redis."""
+        return [_depth(), _oldest_age(), _dead_letters()]
+
+    def collect(self) -> Iterator[Metric]:
+        """Measure the queue."""
+        depth, oldest_age, dead_letters = _depth(), _oldest_age(), _dead_letters()
+        try:
+            for stream, documents in self._queue.depth().items():
+                depth.add_metric([stream], documents)
+            oldest_age.add_metric([], self._queue.oldest_age_seconds())
+            dead_letters.add_metric([], self._queue.dead_letters())
+        except ServiceError as error:
+            logger.debug("no queue metrics in this scrape: %s", error)
+            return
+        yield from (depth, oldest_age, dead_letters)
+
+
+def _depth() -> GaugeMetricFamily:
+    return GaugeMetricFamily(
+        "gpner_queue_depth", "Documents accepted and not yet finished, by stream.", labels=["stream"]
+    )
+
+
+def _oldest_age() -> GaugeMetricFamily:
+    return GaugeMetricFamily("gpner_queue_oldest_age_seconds", "Age of the oldest unfinished document; 0 if none.")
+
+
+def _dead_letters() -> GaugeMetricFamily:
+    return GaugeMetricFamily("gpner_dead_letters", "Failed documents kept in the dead letters.")

@@ -1,0 +1,79 @@
+"""The tokenizer threads: documents in groups from the intake to the batcher."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+
+from gpner.errors import DocumentError
+from worker.batcher import Batcher
+from worker.engine import Engine
+from worker.finished import Failed, Finished, Reason
+from worker.held import Held, Holdings, TokenEstimate
+from worker.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+class Tokenizers:
+    """Work for the tokenizer threads, each of which runs `run`.
+
+    Args:
+        engine: Tokenizes; its native code lets other threads work meanwhile.
+        holdings: Learns what documents really have.
+        batcher: Gets them.
+        estimate: Learns from them.
+        finish: Takes documents that failed.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        holdings: Holdings,
+        batcher: Batcher,
+        estimate: TokenEstimate,
+        metrics: Metrics,
+        finish: Callable[[list[Finished]], None],
+    ) -> None:
+        self._engine = engine
+        self._holdings = holdings
+        self._batcher = batcher
+        self._estimate = estimate
+        self._metrics = metrics
+        self._finish = finish
+        # Bounded by what may be held.
+        self._groups: SimpleQueue[list[Held]] = SimpleQueue()
+
+    def put(self, group: list[Held]) -> None:
+        """Hand over a group that the batcher expects."""
+        self._groups.put(group)
+
+    def run(self) -> None:
+        """Tokenize one group after the other, as long as the process lives."""
+        while True:
+            self._tokenize(self._groups.get())
+
+    def _tokenize(self, group: Sequence[Held]) -> None:
+        started = time.perf_counter()
+        try:
+            for held, tokenized in zip(group, self._engine.tokenize([h.document.text for h in group]), strict=True):
+                held.tokenized = tokenized
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is one document's fault
+            self._find_culprit(group, error)
+            return
+        self._metrics.tokenize_seconds.observe(time.perf_counter() - started)
+        self._estimate.learn(sum(len(h.document.text) for h in group), sum(h.n_window_tokens for h in group))
+        self._holdings.measure(group)
+        self._batcher.add(group)
+
+    def _find_culprit(self, group: Sequence[Held], error: Exception) -> None:
+        if len(group) > 1:
+            for held in group:
+                self._tokenize([held])
+            return
+        entry = group[0].entry
+        logger.warning("document %s buried: %s while tokenizing", group[0].document.id, type(error).__name__)
+        self._batcher.expect(-1)
+        reason: Reason = "malformed" if isinstance(error, DocumentError) else "engine_error"
+        self._finish([Failed(entry, reason, type(error).__name__, str(error))])
