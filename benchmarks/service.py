@@ -2,14 +2,13 @@
 
     python benchmarks/service.py [--model FOLDER] [--repeats 3]
 
-With the model: the demo's documents, several times over, through the `Extractor` alone and through a private Redis and
-one real worker process, interleaved; the share is what the service keeps of the engine's speed. With an engine that does
-nothing: how many documents of 1 KB a second the queue, the worker and the commits can carry.
+With the model: the demo's documents, several times over, through the `Extractor` alone and through a private Redis
+and one real worker process, interleaved; the share is what the service keeps of the engine's speed. With an engine that
+does nothing: how many documents of 1 KB a second the queue, the worker and the commits can carry.
 """
 
 import argparse
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -37,10 +36,10 @@ SMALL_TEXT = "a document of about one kilobyte " * 30
 def worker(redis_url: str, **settings: str) -> Iterator[None]:
     """One real worker process, ready."""
     port = free_port()
-    environment = {"GPNER_REDIS_URL": redis_url, "GPNER_METRICS_PORT": str(port), "PYTHONPATH": os.getcwd(), **settings}
+    ours = {"GPNER_REDIS_URL": redis_url, "GPNER_METRICS_PORT": str(port), "PYTHONPATH": str(Path.cwd())}
     process = subprocess.Popen(
         [sys.executable, "-m", "worker.cli", "start"],
-        env={**os.environ, **environment},
+        env={**os.environ, **ours, **settings},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -49,7 +48,7 @@ def worker(redis_url: str, **settings: str) -> Iterator[None]:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1)
                 break
-            except (urllib.error.URLError, TimeoutError, socket.error):
+            except (urllib.error.URLError, OSError):
                 if process.poll() is not None:
                     raise SystemExit("the worker did not start") from None
                 time.sleep(0.1)

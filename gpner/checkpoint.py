@@ -1,6 +1,5 @@
 """Trained models on disk: one folder with configuration, safetensors and tokenizer, and clear words when it is not."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from gpner.config import GlobalPointerConfig
 from gpner.errors import CheckpointError
 from gpner.model import GlobalPointerForEntities
+from gpner.model_folder import read_config
 
 
 def save_checkpoint(model: GlobalPointerForEntities, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
@@ -63,30 +63,6 @@ def merge_adapter(encoder: str | Path, adapter: str | Path, output: Path) -> Non
     model = GlobalPointerForEntities.from_encoder(encoder, **options)
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     save_checkpoint(merged, load_tokenizer(encoder), output)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read and check a checkpoint's `config.json`, without torch's help, so that a wrong path fails at once.
-
-    Raises:
-        CheckpointError: If it is missing, broken, or of another kind of model.
-    """
-    file = folder / "config.json"
-    if not file.is_file():
-        raise CheckpointError(
-            f"a model folder must hold a config.json, {folder} does not; train a model with `gpner train`"
-        )
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"config.json must be JSON, in {folder}: {error}") from error
-    kind = content.get("model_type") if isinstance(content, dict) else None
-    if kind != GlobalPointerConfig.model_type:
-        raise CheckpointError(
-            f"config.json must be of a gpner model, in {folder} its model_type is: {kind}; "
-            "an encoder becomes one through `gpner train --encoder`"
-        )
-    return content
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:

@@ -11,6 +11,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from gpner.errors import ConfigError
+from gpner.model_folder import MODEL_TYPE
 
 # Keys that transformers itself writes into a config.json, beside the declared fields.
 TRANSFORMERS_KEYS = {
@@ -40,7 +41,7 @@ class GlobalPointerConfig(PreTrainedConfig):
         thresholds: Logit above which a span is an entity, per label; empty for 0 everywhere.
     """
 
-    model_type = "gpner"
+    model_type = MODEL_TYPE
     sub_configs = {"encoder_config": AutoConfig}  # noqa: RUF012  # transformers reads it as a class attribute
     has_no_defaults_at_init = True
 
@@ -97,4 +98,4 @@ def _refuse_unknown_keys(config_class: type[PreTrainedConfig], keys: dict[str, A
         raise ConfigError(f"unknown key '{key}' in config.json{hint}")
 
 
-AutoConfig.register("gpner", GlobalPointerConfig)
+AutoConfig.register(MODEL_TYPE, GlobalPointerConfig)

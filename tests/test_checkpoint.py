@@ -89,7 +89,7 @@ def test_an_unknown_key_is_refused_with_the_likely_one(folder):
     change_config(folder, max_entity_token=5)
 
     with pytest.raises(
-        ConfigError, match="unknown key 'max_entity_token' in config.json; did you mean 'max_entity_tokens'"
+        ConfigError, match=r"unknown key 'max_entity_token' in config\.json; did you mean 'max_entity_tokens'"
     ):
         load_checkpoint(folder)
 

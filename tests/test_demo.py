@@ -30,7 +30,8 @@ def test_the_demo_ships_two_dozen_long_documents():
 
 def test_nested_entities_are_bracketed_inside_each_other():
     text = "The mayor of Lisbon met Ada."
-    entities = [Entity(0, 19, "PER", text[:19], 0.9), Entity(13, 19, "GPE", "Lisbon", 0.9), Entity(24, 27, "PER", "Ada", 0.9)]
+    found = [(0, 19, "PER"), (13, 19, "GPE"), (24, 27, "PER")]
+    entities = [Entity(start, end, label, text[start:end], 0.9) for start, end, label in found]
 
     marked = highlight(text, entities)
 

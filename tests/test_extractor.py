@@ -14,7 +14,26 @@ from gpner.errors import ConfigError, DocumentError
 from gpner.extractor import Extractor, place
 from tests.models import tiny_text_model
 
-WORDS = "Ann met the mayor of Lisbon at Harbour House near river Tagus while 李明 watched naïve 👩‍🚀 sailors".split()
+WORDS = [
+    "Ann",
+    "met",
+    "the",
+    "mayor",
+    "of",
+    "Lisbon",
+    "at",
+    "Harbour",
+    "House",
+    "near",
+    "river",
+    "Tagus",
+    "while",
+    "李明",
+    "watched",
+    "naïve",
+    "👩\u200d🚀",
+    "sailors",
+]
 
 
 @pytest.fixture(scope="module")

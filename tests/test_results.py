@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,10 +9,8 @@ from worker.outcomes import answered, buried
 from worker.protocol import Document, Keys
 from worker.queue import Entry
 from worker.results import Answer, DeadLetter, Failure, Result
-from worker.schemas import schemas
 
 KEYS = Keys("gpner:")
-PUBLISHED = Path(__file__).parent.parent / "docs" / "schemas"
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 entities = st.builds(Entity, st.integers(0, 99), st.integers(0, 99), texts, texts, st.floats(0, 1))
@@ -107,11 +104,3 @@ def test_a_reader_ignores_what_a_later_release_adds() -> None:
     payload = b'{"v":1,"id":"1","status":"failed","error":{"type":"a","message":"b","more":1},"more":2}'
 
     assert isinstance(Answer.validate_json(payload), Failure)
-
-
-def test_the_published_schemas_are_those_of_the_models() -> None:
-    published = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in PUBLISHED.iterdir()}
-
-    expected = {name: json.loads(content) for name, content in schemas().items()}
-
-    assert published == expected, "run `python -m worker.schemas docs/schemas`"

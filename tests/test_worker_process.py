@@ -59,7 +59,8 @@ def nothing_is_left(store: Redis) -> bool:
 def test_a_worker_becomes_ready_answers_and_ends_cleanly_on_sigterm(
     settings: Settings, store: Redis, tmp_path: Path
 ) -> None:
-    with WorkerProcess(settings, "load_late", tmp_path / "log") as worker:
+    url = settings.redis_url.get_secret_value().replace("redis://", "redis://default:hidden-word@")
+    with WorkerProcess(settings, "load_late", tmp_path / "log", redis_url=url) as worker:
         wait_until(lambda: worker.port)
         loading = worker.get("/readyz"), worker.get("/livez")
         worker.wait_until_ready()
@@ -77,6 +78,7 @@ def test_a_worker_becomes_ready_answers_and_ends_cleanly_on_sigterm(
     assert store.xinfo_consumers(KEYS.normal, KEYS.group) == []
     log = worker.log.read_text()
     assert "ADA" not in log
+    assert "hidden-word" not in log
     assert "Traceback" not in log
 
 
@@ -250,7 +252,7 @@ def test_what_keeps_a_worker_from_starting_is_said_in_one_line(
         port = other.getsockname()[1]
         mistakes = {
             "GPNER_MODEL must name the folder of a trained model, it is not set": {},
-            f"{tmp_path} has none": {"model": tmp_path},
+            f"{tmp_path} does not": {"model": tmp_path},
             f"{tmp_path}/bert is of model_type bert": {"model": tmp_path / "bert"},
             "cannot reach Redis at redis://:***@127.0.0.1:1/0: start it": {
                 **engine,

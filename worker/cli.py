@@ -1,4 +1,4 @@
-"""The command line of the service: `gpner-worker start | status | submit | dead`."""
+"""The command line of the service: `gpner-worker start | status | submit | dead | demo`."""
 
 import argparse
 import sys
@@ -53,6 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
     _command(
         commands, "dead", _dead, f"list the newest {SHOWN_DEAD_LETTERS} documents that were given up, with the reason"
     )
+    demo = _command(commands, "demo", _demo, "show everything at work: a private Redis, a worker, two dozen documents")
+    demo.add_argument("--keep", action="store_true", help="leave Redis and the worker running until Ctrl-C")
     return parser
 
 
@@ -64,6 +66,12 @@ def _command(commands: Any, name: str, run: Any, help_text: str) -> argparse.Arg
 
 def _start(options: argparse.Namespace) -> None:
     start(console)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from worker.demo.run import run_demo
+
+    run_demo(console, keep=options.keep)
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -127,7 +127,7 @@ class QueueCollector(Collector):
 
     def describe(self) -> list[Metric]:
         """Name the metrics without asking Redis."""
-        return [_depth(), _oldest_age(), _dead_letters()]
+        return queue_families()
 
     def collect(self) -> Iterator[Metric]:
         """Measure the queue."""
@@ -141,6 +141,11 @@ class QueueCollector(Collector):
             logger.debug("no queue metrics in this scrape: %s", error)
             return
         yield from (depth, oldest_age, dead_letters)
+
+
+def queue_families() -> list[Metric]:
+    """The metrics that only Redis knows, without their values."""
+    return [_depth(), _oldest_age(), _dead_letters()]
 
 
 def _depth() -> GaugeMetricFamily:

@@ -1,7 +1,7 @@
 """What goes in: the document of protocol version 1, checked on arrival, and the map of Redis keys.
 
 This is the contract with programs that we never see, in any language. What comes out again stands in worker/results.py;
-the JSON Schemas of both (docs/schemas) are written by worker/schemas.py.
+the JSON Schemas of both (docs/schemas) are written by worker/reference.py.
 """
 
 import json

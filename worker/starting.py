@@ -1,6 +1,5 @@
 """`gpner-worker start`: finds a user's mistakes in the first second, one line each, then becomes the Celery worker."""
 
-import json
 import logging
 import os
 import sys
@@ -9,7 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gpner.errors import CheckpointError, ConfigError
+from gpner.errors import ConfigError
+from gpner.model_folder import read_config
 from worker.health import check_port
 from worker.queue import DocumentQueue
 from worker.settings import Settings, load_settings
@@ -59,19 +59,7 @@ def check_model(path: str) -> None:
         raise ConfigError(
             "GPNER_MODEL must name the folder of a trained model, it is not set; train one with `gpner train`"
         )
-    file = Path(path) / "config.json"
-    if not file.is_file():
-        raise CheckpointError(
-            f"GPNER_MODEL must name a folder with a config.json, {path} has none; train one with `gpner train`"
-        )
-    try:
-        kind = json.loads(file.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"{file} must be a JSON object: {error}") from error
-    if kind != "gpner":
-        raise CheckpointError(
-            f"GPNER_MODEL must name a gpner model, {path} is of model_type {kind}; `gpner train` makes one of it"
-        )
+    read_config(Path(path))
 
 
 def become_celery() -> None:

@@ -136,9 +136,7 @@ def _show(console: Console, documents: list[DemoDocument], results: list[Result]
             console.print(Panel(highlight(document.text, result.entities), title=title, padding=(1, 2)))
 
 
-def _summarize(
-    console: Console, results: list[Result], seconds: float, redis: LocalRedis, metrics_url: str
-) -> None:
+def _summarize(console: Console, results: list[Result], seconds: float, redis: LocalRedis, metrics_url: str) -> None:
     tokens = sum(result.tokens for result in results)
     entities = sum(len(result.entities) for result in results)
     console.print(

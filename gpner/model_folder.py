@@ -1,0 +1,33 @@
+"""What a model's folder says of itself, read without torch, so that a wrong path is found out in the first second."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gpner.errors import CheckpointError
+
+MODEL_TYPE = "gpner"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a checkpoint's `config.json` and check that it is one of ours.
+
+    Raises:
+        CheckpointError: If it is missing, broken, or of another kind of model.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CheckpointError(
+            f"a model folder must hold a config.json, {folder} does not; train a model with `gpner train`"
+        )
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"config.json must be JSON, in {folder}: {error}") from error
+    kind = content.get("model_type") if isinstance(content, dict) else None
+    if kind != MODEL_TYPE:
+        raise CheckpointError(
+            f"config.json must be of a gpner model, in {folder} its model_type is: {kind}; "
+            "an encoder becomes one through `gpner train --encoder`"
+        )
+    return content
