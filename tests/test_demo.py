@@ -62,24 +62,22 @@ def test_the_shipped_model_is_small_and_names_its_data():
 @pytest.mark.integration
 def test_the_demo_shows_entities_and_serves_a_second_terminal_until_it_is_stopped(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GPNER_")}
-    demo = subprocess.Popen(
-        [sys.executable, "-m", "worker.cli", "demo", "--keep"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment | {"XDG_CACHE_HOME": str(tmp_path), "COLUMNS": "100"},
-    )
-    try:
-        output = read_until(demo, "running until Ctrl-C")
-        port = int(re.search(r"-p (\d+) XADD", output)[1])
-        with redis.Redis(port=port) as other_terminal:
-            text = "The captain of the Dolphin met Ada in Lisbon."
-            other_terminal.execute_command("XADD", "gpner:documents", "*", "id", "mine", "text", text)
-            result = wait_for(lambda: other_terminal.get("gpner:result:mine"))
-        demo.send_signal(signal.SIGINT)
-        assert demo.wait(60) == 0
-    finally:
-        demo.kill()
+    command = [sys.executable, "-m", "worker.cli", "demo", "--keep"]
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "COLUMNS": "100"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as demo:
+        try:
+            output = read_until(demo, "running until Ctrl-C")
+            port = int(re.search(r"-p (\d+) XADD", output)[1])
+            with redis.Redis(port=port) as other_terminal:
+                text = "The captain of the Dolphin met Ada in Lisbon."
+                other_terminal.execute_command("XADD", "gpner:documents", "*", "id", "mine", "text", text)
+                result = wait_for(lambda: other_terminal.get("gpner:result:mine"))
+            demo.send_signal(signal.SIGINT)
+            assert demo.wait(60) == 0
+        finally:
+            demo.kill()
 
     entities = json.loads(result)["entities"]
     assert "Lisbon" in {entity["text"] for entity in entities}
@@ -87,8 +85,8 @@ def test_the_demo_shows_entities_and_serves_a_second_terminal_until_it_is_stoppe
     assert re.search(r"24 documents, [\d,]+ tokens, [\d,]+ entities in", output)
     assert "]PER" in output
     assert re.search(r"metrics: http://127\.0\.0\.1:\d+/metrics", output)
-    with pytest.raises(redis.ConnectionError):
-        redis.Redis(port=port).ping()
+    with redis.Redis(port=port) as gone, pytest.raises(redis.ConnectionError):
+        gone.ping()
 
 
 def read_until(process, wanted):

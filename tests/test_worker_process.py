@@ -253,7 +253,7 @@ def test_what_keeps_a_worker_from_starting_is_said_in_one_line(
         mistakes = {
             "GPNER_MODEL must name the folder of a trained model, it is not set": {},
             f"{tmp_path} does not": {"model": tmp_path},
-            f"{tmp_path}/bert is of model_type bert": {"model": tmp_path / "bert"},
+            f"{tmp_path}/bert its model_type is: bert": {"model": tmp_path / "bert"},
             "cannot reach Redis at redis://:***@127.0.0.1:1/0: start it": {
                 **engine,
                 "redis_url": "redis://:secret@127.0.0.1:1/0",

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 READ_DOCUMENTS = 64
 # How long a read waits in Redis, and so how long a stop may wait for it.
 BLOCK_SECONDS = 0.5
+# The same while documents are being taken over from other workers, one by one perhaps.
+SHORT_BLOCK_SECONDS = 0.02
 # While there is nothing to read, how often to ask for what other workers handed back or left behind.
 IDLE_RECLAIM_SECONDS = 1.0
 
@@ -65,6 +67,7 @@ class Intake:
         self._stopping = stopping
         self._group_exists = False
         self._reclaimed_at = float("-inf")
+        self._reclaiming = False
         # Begins careful, for the first documents may all be huge; rises at once and falls by halves.
         self._document_tokens = settings.max_held_tokens / 4
 
@@ -123,16 +126,25 @@ class Intake:
         entries = self._reclaim(count, self._settings.lease_seconds / 3)
         if not entries and not (entries := self._queue.read(count, 0)):
             self._batcher.set_reading(False)
-            entries = self._reclaim(count, IDLE_RECLAIM_SECONDS) or self._queue.read(count, BLOCK_SECONDS)
+            entries = self._reclaim(count, IDLE_RECLAIM_SECONDS) or self._queue.read(
+                count, SHORT_BLOCK_SECONDS if self._reclaiming else BLOCK_SECONDS
+            )
         return entries
 
     def _reclaim(self, count: int, every_seconds: float) -> list[Entry]:
-        """Take over what other workers left, if it is time to ask again; at most one document that may be a killer."""
-        if time.monotonic() - self._reclaimed_at < every_seconds:
+        """Take over what other workers left, if it is time to ask again, or if there was more a moment ago.
+
+        Of documents that may have killed workers only one is held at a time: the others wait until it has ended.
+        """
+        due = time.monotonic() - self._reclaimed_at >= every_seconds
+        if not due and not self._reclaiming:
             return []
-        self._reclaimed_at = time.monotonic()
         holds_suspect = any(held.entry.deliveries >= SUSPECT_DELIVERIES for held in self._holdings.documents())
+        if not due and holds_suspect:
+            return []
         entries = self._queue.reclaim(count, suspects=not holds_suspect)
+        self._reclaimed_at = time.monotonic()
+        self._reclaiming = bool(entries) or holds_suspect
         if entries:
             logger.info("took over %d documents of workers that are gone or went silent", len(entries))
             self._metrics.redelivered.inc(len(entries))

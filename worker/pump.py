@@ -66,13 +66,14 @@ class Pump:
         self._watch = Watch(settings.forward_deadline_seconds, settings.max_batch_tokens)
         self._committer = Committer(self._queue, holdings=self._holdings, metrics=self._metrics, giving_up=self._ended)
         lease = Lease(self._queue, self._holdings, settings.lease_seconds, self._ended)
-        self._forward_thread = self._watch.thread("forward", self._forward)
         self._commit_thread = self._watch.thread("commit", self._committer.run)
         self._other_threads = [
+            self._watch.thread("forward", self._forward),
             self._watch.thread("batch", self._batcher.prepare_until_closed),
             self._watch.thread("lease", lease.run),
         ]
         self._intake_thread: threading.Thread | None = None  # there is nothing to read for before the model is warm
+        self._starting_or_stopping = threading.Lock()
         self._metrics.measure_worker(in_flight=lambda: len(self._holdings), ready=lambda: not self.not_ready())
         self._metrics.measure_queue(self._queue)
         self.health = HealthServer(
@@ -90,7 +91,7 @@ class Pump:
             self.consumer, self._device, self._settings.metrics_host, self.health.port,
         )  # fmt: skip
         self._watch.start()
-        for thread in (self._forward_thread, self._commit_thread, *self._other_threads):
+        for thread in (self._commit_thread, *self._other_threads):
             thread.start()
 
     def stop(self) -> None:
@@ -172,15 +173,18 @@ class Pump:
         )
         for number in range(self._settings.tokenizer_threads):
             self._watch.thread(f"tokenize-{number}", tokenizers.run).start()
-        self._intake_thread = self._watch.thread("intake", intake.run)
-        self._intake_thread.start()
+        with self._starting_or_stopping:
+            if not self._stopping.is_set():
+                self._intake_thread = self._watch.thread("intake", intake.run)
+                self._intake_thread.start()
 
     def _drain(self, seconds: float) -> None:
         if self._stopping.is_set():
             return
         logger.info("draining %d documents for at most %g s", len(self._holdings), seconds)
         deadline = time.monotonic() + seconds
-        self._stopping.set()
+        with self._starting_or_stopping:
+            self._stopping.set()
         _join(self._intake_thread, max(deadline, time.monotonic() + READ_SECONDS))
         self._holdings.wait_until_empty(deadline - time.monotonic())
         self._batcher.close()
