@@ -6,7 +6,8 @@ let them contaminate each other.
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -22,6 +23,8 @@ QUERY_ROWS = 256
 # Documents of at most this many tokens share batched calls, padded to a multiple of SHORT_STEP.
 SHORT_TOKENS = 256
 SHORT_STEP = 16
+# What the GPU's kernel computes in; other types take the way of the CPU.
+HALF_TYPES = (torch.bfloat16, torch.float16)
 # What some encoders ask of their attention function that a pack does not give.
 OTHER_ATTENTION = ("sliding_window", "position_bias", "softcap", "is_causal", "s_aux")
 
@@ -135,7 +138,7 @@ def packed_attention(
             "GlobalPointerForEntities, and set attention_probs_dropout_prob to 0"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.is_cuda:
+    if query.is_cuda and query.dtype in HALF_TYPES:
         return _varlen(query, key, value, scale, pack), None
     return _chunked(query, key, value, scale, pack), None
 
@@ -145,8 +148,18 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack)
 
     query, key, value = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
     longest = max(pack.lengths)
-    context = varlen_attn(query, key, value, pack.cumulative, pack.cumulative, longest, longest, scale=scale)
+    context = varlen_attn(
+        query, key, value, pack.cumulative, pack.cumulative, longest, longest, scale=scale, **_same_bits()
+    )
     return cast(Tensor, context)[None]
+
+
+@cache
+def _same_bits() -> dict[str, Any]:
+    """Ask for a document's same bits whatever its pack, where torch can promise them (from 2.12 on)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"num_splits": 1} if "num_splits" in signature(varlen_attn).parameters else {}
 
 
 def _chunked(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack) -> Tensor:

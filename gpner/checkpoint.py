@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from gpner.config import GlobalPointerConfig
-from gpner.errors import CheckpointError
+from gpner.errors import CheckpointError, ConfigError
 from gpner.model import GlobalPointerForEntities
 from gpner.model_folder import read_config
 
@@ -26,7 +27,7 @@ def load_checkpoint(path: str | Path) -> tuple[GlobalPointerForEntities, PreTrai
         ConfigError: If its configuration has unknown keys or values out of range.
     """
     folder = Path(path)
-    config = GlobalPointerConfig(**read_config(folder))
+    config = _config(folder)
     if not (folder / "model.safetensors").is_file() and not (folder / "model.safetensors.index.json").is_file():
         raise CheckpointError(_no_weights(folder))
     try:
@@ -45,6 +46,27 @@ def load_checkpoint(path: str | Path) -> tuple[GlobalPointerForEntities, PreTrai
     return model, load_tokenizer(folder)
 
 
+def _config(folder: Path) -> GlobalPointerConfig:
+    try:
+        return GlobalPointerConfig(**read_config(folder))
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"config.json must hold values of the right kind, in {folder} it does not: {error}"
+        ) from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for what a command will write, before it does the work.
+
+    Raises:
+        ConfigError: If it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the output must be a folder that can be made, {path} cannot: {error.strerror}") from error
+
+
 def merge_adapter(encoder: str | Path, adapter: str | Path, output: Path) -> None:
     """Fold low-rank adapters and their head into an encoder, and save the ordinary checkpoint that results.
 
@@ -58,6 +80,9 @@ def merge_adapter(encoder: str | Path, adapter: str | Path, output: Path) -> Non
     """
     from peft import PeftModel
 
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (Path(adapter) / name).is_file():
+            raise CheckpointError(f"an adapter must hold {name}, {adapter} does not; give a run's folder `adapter`")
     options = read_config(Path(adapter))
     options.pop("encoder_config")
     model = GlobalPointerForEntities.from_encoder(encoder, **options)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gpner.errors import DocumentError, GpnerError
@@ -21,13 +22,18 @@ WRONG_USE = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake ends as one line on standard error and exit code 2."""
     options = build_parser().parse_args(arguments)
-    _without_loading_bars()
     try:
+        _quiet_libraries()
         options.run(options)
     except GpnerError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False, style="red")
-        return WRONG_USE
-    return 0
+        message = str(error)
+    except ModuleNotFoundError as error:
+        message = f"this command needs the package {error.name}, it is not installed; run `pip install 'gpner[train]'`"
+    else:
+        return 0
+    line = " ".join(message.split())  # libraries that we quote write several
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {line}", markup=False, style="red")
+    return WRONG_USE
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gpner", description="Nested named entities over whole long documents.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = _command(commands, "train", _train, "train a model on JSONL examples and keep the best epoch")
-    add_flags(train, TrainingOptions)
+    add_flags(train)
     evaluate = _command(commands, "evaluate", _evaluate, "score a model on JSONL examples: strict spans, whole corpus")
     evaluate.add_argument("model", type=Path, help="folder of a trained model")
     evaluate.add_argument("examples", type=Path, help="JSONL file of examples, plain or .gz")
@@ -65,11 +71,14 @@ def _command(commands: Any, name: str, run: Any, help_text: str) -> argparse.Arg
     return parser
 
 
-def _without_loading_bars() -> None:
-    """Keep transformers from drawing a progress bar for every file that it reads or writes; training's own stays."""
-    from transformers.utils import logging
+def _quiet_libraries() -> None:
+    """Leave out the progress bar of every file and the log of every retry; training's own progress stays."""
+    import logging
 
-    logging.disable_progress_bar()
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -120,20 +129,22 @@ def _read_texts(names: Sequence[str]) -> Iterator[str]:
 
 
 def _extend(options: argparse.Namespace) -> None:
-    from gpner.checkpoint import load_tokenizer
+    from gpner.checkpoint import load_tokenizer, make_folder
     from gpner.model import load_encoder
     from gpner.positions import extend_encoder
 
+    make_folder(options.output)
     encoder, tokenizer = load_encoder(options.encoder), load_tokenizer(options.encoder)
     extend_encoder(encoder, options.context, method=options.method, alpha=options.alpha, anchor=options.anchor)
+    tokenizer.model_max_length = options.context
     encoder.save_pretrained(options.output)
     tokenizer.save_pretrained(options.output)
     Console().print(f"{options.output} reads {options.context} positions")
 
 
 def _score_table(scores: dict[str, Any], title: str) -> Table:
-    table = Table("label", *("precision", "recall", "F1", "gold", "found"), title=title)
-    for label, row in {**scores["by_label"], "all": scores["micro"]}.items():
+    table = Table("label", "precision", "recall", "F1", "gold", "found", title=escape(title))
+    for label, row in (*scores["by_label"].items(), ("(all)", scores["micro"])):
         figures = [f"{row[name]:.3f}" for name in ("precision", "recall", "f1")]
-        table.add_row(label, *figures, str(row["gold"]), str(row["found"]))
+        table.add_row(escape(label), *figures, str(row["gold"]), str(row["found"]))
     return table

@@ -4,6 +4,7 @@ Unknown keys are errors: a misspelt option that is silently ignored costs a trai
 """
 
 import difflib
+import math
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -78,6 +79,8 @@ class GlobalPointerConfig(PreTrainedConfig):
                 "context must be at least 8 tokens and stride between 0 and context - 3, "
                 f"were: {self.context} and {self.stride}"
             )
+        if any(math.isnan(threshold) for threshold in self.thresholds):
+            raise ConfigError(f"thresholds must be numbers, were: {list(self.thresholds)}; 0 is the usual one")
         if self.thresholds and len(self.thresholds) != len(self.labels):
             raise ConfigError(
                 f"thresholds must hold one logit per label ({len(self.labels)}), had: {len(self.thresholds)}"

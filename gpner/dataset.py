@@ -72,7 +72,11 @@ def labels_of(examples: Iterable[Example]) -> list[str]:
 
 
 def build_features(
-    examples: Sequence[Example], tokenizer: TextTokenizer, labels: Sequence[str]
+    examples: Sequence[Example],
+    tokenizer: TextTokenizer,
+    labels: Sequence[str],
+    *,
+    max_entity_tokens: int | None = None,
 ) -> tuple[list[Feature], list[tuple[str, int, int, str]]]:
     """Turn examples into windows with spans of tokens.
 
@@ -80,8 +84,8 @@ def build_features(
 
     Returns:
         A feature for every window, in the order of examples; and the entities that no feature has, as (example id,
-        start, end, label): tokens cannot express them, or they are longer than the windows' overlap and no window
-        holds them.
+        start, end, label): tokens cannot express them, they have more than `max_entity_tokens` tokens, or they are
+        longer than the windows' overlap and no window holds them.
 
     Raises:
         DataError: If an entity's label is not among `labels`.
@@ -94,20 +98,20 @@ def build_features(
             if label not in label_indices:
                 known = ", ".join(labels)
                 raise DataError(f"labels must be among {known}, in example {example.id!r} was: {label!r}")
-        of_example, unfit = _features(example, tokenized, label_indices)
+        of_example, unfit = _features(example, tokenized, label_indices, max_entity_tokens or tokenized.n_tokens)
         features.extend(of_example)
         lost.extend((example.id, *entity) for entity in unfit)
     return features, lost
 
 
 def _features(
-    example: Example, tokenized: TokenizedText, label_indices: dict[str, int]
+    example: Example, tokenized: TokenizedText, label_indices: dict[str, int], longest: int
 ) -> tuple[list[Feature], list[tuple[int, int, str]]]:
     windows = tokenized.windows
     features = [Feature(window.token_ids, window.prefix, window.n_content, []) for window in windows]
     aligned, lost = align(tokenized, example.entities)
     for label, first, last in aligned:
-        holding = windows_holding(windows, first, last)
+        holding = windows_holding(windows, first, last) if last - first < longest else range(0)
         for index in holding:
             offset = windows[index].first_token
             features[index].spans.append((label_indices[label], first - offset, last - offset))

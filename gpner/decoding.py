@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gpner.entities import Entity
-from gpner.errors import ShapeError
+from gpner.errors import DocumentError, ShapeError
 from gpner.heads import SpanFactors
 
 # Rows of a block. On a GPU a block costs launches, not arithmetic, so that larger ones are faster.
@@ -26,6 +26,8 @@ GPU_ROWS = 2048
 COLUMNS = 4096
 # Cells that are expanded to all labels at once.
 CELLS = 65_536
+# More spans than this in one pack are no answer but a model that fires everywhere, and would fill the memory.
+MOST_SPANS = 2_000_000
 # Widening of the bound, relative to the norms of the vectors. It covers products in bf16, the coarsest that torch can
 # be set to (autocast, TF32): no such setting loses a span.
 MARGIN = 2**-7
@@ -101,6 +103,7 @@ def decode_pack(
 
     Raises:
         ShapeError: If the factors, the contents and the thresholds disagree.
+        DocumentError: If more than two million spans lie above the thresholds.
     """
     _check(factors, contents, thresholds)
     limits = _limits(contents, factors.query.shape[0], max_entity_tokens)
@@ -115,7 +118,16 @@ def decode_pack(
             if len(first):
                 pieces = zip(torch.split(first, CELLS), torch.split(last, CELLS), strict=True)
                 found += [_score(group, *cells) for cells in pieces]
+                _refuse_a_flood(found)
     return _to_spans(found, contents)
+
+
+def _refuse_a_flood(found: Sequence[Tensor]) -> None:
+    if sum(spans.shape[1] for spans in found) > MOST_SPANS:
+        raise DocumentError(
+            f"a batch must have at most {MOST_SPANS:,} spans above the thresholds, has more; "
+            "train the model further, raise its thresholds or set max_entity_tokens"
+        )
 
 
 def keep_flat(entities: Sequence[Entity]) -> tuple[Entity, ...]:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from gpner.checkpoint import load_checkpoint
 from gpner.decoding import Span, decode_pack, keep_flat
 from gpner.entities import Extraction
-from gpner.errors import ConfigError, OutOfMemoryError
+from gpner.errors import ConfigError, DocumentError, OutOfMemoryError
 from gpner.model import GlobalPointerForEntities
 from gpner.packing import pack_by_length
 from gpner.tokenization import TextTokenizer, TokenizedText, Window, merge_windows, to_entities
@@ -93,16 +93,25 @@ class Extractor:
         return self.run(self.tokenize(texts)).extractions
 
     def extract_iter(self, documents: Iterable[str]) -> Iterator[Extraction]:
-        """Extract from a stream of texts, in their order, holding only a few batches of them in memory."""
+        """Extract from a stream of texts, in their order, holding only a few batches of them in memory.
+
+        Raises:
+            DocumentError: If a text is not valid Unicode; after the results of all texts before it.
+            OutOfMemoryError: If the device cannot hold a batch; lower `max_batch_tokens`.
+        """
         held: list[TokenizedText] = []
-        held_tokens = 0
-        for document in documents:
-            (tokenized,) = self.tokenize([document])
-            held.append(tokenized)
-            held_tokens += tokenized.n_window_tokens
-            if held_tokens >= PACKS_AHEAD * self.max_batch_tokens:
+        cost = 0
+        for number, document in enumerate(documents):
+            try:
+                (tokenized,) = self.tokenize([document])
+            except DocumentError as error:
                 yield from self.run(held).extractions
-                held, held_tokens = [], 0
+                raise DocumentError(f"of a stream, counted from 0, number {number}: {error}") from error
+            held.append(tokenized)
+            cost += 1 + tokenized.n_window_tokens  # an empty text takes room too
+            if cost >= PACKS_AHEAD * self.max_batch_tokens:
+                yield from self.run(held).extractions
+                held, cost = [], 0
         yield from self.run(held).extractions
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
@@ -147,6 +156,8 @@ class Extractor:
             start += len(window.token_ids)
         try:
             factors = self.model(ids, [len(window.token_ids) for window in windows]).factors
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()  # else the kernels' time would count as decoding
             forwarded = time.perf_counter()
             spans = decode_pack(
                 factors, contents, self._thresholds, max_entity_tokens=self.model.config.max_entity_tokens
@@ -186,6 +197,6 @@ def place(model: GlobalPointerForEntities, device: torch.device) -> None:
 def inference_dtype(device: torch.device) -> torch.dtype:
     """Return bfloat16 where the device multiplies in it, float32 elsewhere."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     capabilities = torch.cpu.get_capabilities()
     return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32

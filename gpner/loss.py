@@ -35,6 +35,8 @@ def span_loss(factors: SpanFactors, spans: Tensor, *, max_entity_tokens: int | N
         One loss per label. Shape: (n_labels,).
     """
     n_labels = factors.start_bias.shape[1]
+    if max_entity_tokens is not None:
+        spans = spans[spans[:, 2] - spans[:, 1] < max_entity_tokens]
     if factors.query.shape[1] == 1:
         return _loss_of_shared_vectors(factors, spans, max_entity_tokens)
     losses = []

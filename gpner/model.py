@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -23,9 +24,10 @@ from gpner.config import GlobalPointerConfig
 from gpner.errors import CheckpointError, ConfigError, EncoderError, ShapeError
 from gpner.heads import HEADS, SpanFactors
 from gpner.loss import span_loss
+from gpner.model_folder import MODEL_TYPE
 from gpner.positions import position_offset
 
-# Fine-tuning starts from a head small enough that most spans begin below the threshold.
+# As in BERT, whose linear layers start so.
 HEAD_INIT_STD = 0.02
 
 
@@ -47,9 +49,6 @@ class GlobalPointerForEntities(PreTrainedModel):
 
     config_class = GlobalPointerConfig
     base_model_prefix = "encoder"
-    supports_gradient_checkpointing = True
-    _supports_attention_backend = True
-    _supports_sdpa = True
 
     def __init__(self, config: GlobalPointerConfig) -> None:
         super().__init__(config)
@@ -80,13 +79,15 @@ class GlobalPointerForEntities(PreTrainedModel):
 
         Raises:
             CheckpointError: If no encoder can be loaded from there.
-            EncoderError: If its family cannot run packed.
+            EncoderError: If it cannot run packed.
         """
         encoder_config = load_encoder_config(encoder)
         encoder_config.name_or_path = ""  # a folder of this machine means nothing to whoever gets the model
         padding = {"pad_token_id": encoder_config.pad_token_id}  # the Trainer looks for it here
         model = cls(GlobalPointerConfig(encoder_config=encoder_config, labels=list(labels), **{**padding, **options}))
+        # strict would refuse the pooler, which the encoder inside this model goes without.
         model.encoder.load_state_dict(load_encoder(encoder).state_dict(), strict=False)
+        _check_isolation(model)
         return model
 
     def forward(
@@ -107,19 +108,22 @@ class GlobalPointerForEntities(PreTrainedModel):
                 content. Shape: (spans, 4).
 
         Returns:
-            The factors, in fp32, and the loss if `spans` came.
+            The factors, in fp32, and the loss if `contents` and `spans` came.
 
         Raises:
             ShapeError: If the lengths do not add up, or a document exceeds the context.
+            EncoderError: If the encoder's attention was set to another function, which would mix the documents.
         """
-        pack = Pack(tuple(int(length) for length in lengths), input_ids.device)
+        pack = Pack(tuple(torch.as_tensor(lengths).tolist()), input_ids.device)
         self._check(input_ids, pack)
         states = self.encoder(
             input_ids=input_ids[None], position_ids=(pack.positions + self.first_position)[None], pack=pack
         ).last_hidden_state[0]
         with torch.autocast(states.device.type, enabled=False):
             factors = self.head(states.float(), pack.positions)
-            loss = None if spans is None or contents is None else self._loss(factors, pack, contents, spans)
+            loss = None
+            if contents is not None and spans is not None:
+                loss = self._loss(factors, pack, contents, spans.to(input_ids.device))
         return PackedOutput(factors=factors, loss=loss)
 
     def flops(self, lengths: Sequence[int]) -> int:
@@ -136,6 +140,12 @@ class GlobalPointerForEntities(PreTrainedModel):
         return int(config.num_hidden_layers * sum(length * (linear + attention * length) for length in lengths))
 
     def _check(self, input_ids: Tensor, pack: Pack) -> None:
+        attention = self.encoder.config._attn_implementation
+        if attention != IMPLEMENTATION:
+            raise EncoderError(
+                f"the encoder's attention must be {IMPLEMENTATION}, was set to: {attention}; "
+                "any other lets the documents of a pack see each other: leave it as it is"
+            )
         if sum(pack.lengths) != input_ids.shape[0]:
             raise ShapeError(f"lengths must add up to the {input_ids.shape[0]} tokens given, was: {sum(pack.lengths)}")
         if not pack.lengths or min(pack.lengths) < 1 or max(pack.lengths) > self.config.context:
@@ -150,6 +160,26 @@ class GlobalPointerForEntities(PreTrainedModel):
             content = factors.narrow(start + first, start + stop)
             losses.append(span_loss(content, of_document, max_entity_tokens=self.config.max_entity_tokens))
         return torch.stack(losses).mean()
+
+
+@torch.no_grad()
+def _check_isolation(model: GlobalPointerForEntities) -> None:
+    """Run two documents together and see whether the second is felt in the first: families may mix tokens anywhere.
+
+    Raises:
+        EncoderError: If it can, or if the encoder asks for attention that a pack does not give.
+    """
+    model.eval()
+    one = torch.tensor([3, 4, 5, 6, 7, 8])
+    other = torch.tensor([3, 4, 5, 9, 10, 11])
+    alone, beside = (model(ids, [3, 3]).factors.narrow(0, 3) for ids in (one, other))
+    model.train()
+    if not torch.equal(alone.query, beside.query) or not torch.equal(alone.start_bias, beside.start_bias):
+        kind = model.encoder.config.model_type
+        raise EncoderError(
+            f"documents of a pack must not see each other, in {kind} they do; choose an encoder such as BERT, RoBERTa, "
+            "ALBERT or ELECTRA"
+        )
 
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
@@ -184,7 +214,7 @@ def load_encoder_config(source: str | Path) -> PreTrainedConfig:
     """Read the configuration of an encoder from a local folder or a hub name.
 
     Raises:
-        CheckpointError: If there is none.
+        CheckpointError: If there is none, or one of a whole gpner model.
     """
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(source)
@@ -192,6 +222,10 @@ def load_encoder_config(source: str | Path) -> PreTrainedConfig:
         raise CheckpointError(
             f"an encoder must be a local folder or a hub name with a config.json, was: {source} ({error})"
         ) from error
+    if config.model_type == MODEL_TYPE:
+        raise CheckpointError(
+            f"an encoder must be without a span head, {source} is a whole gpner model; give its encoder"
+        )
     return config
 
 
@@ -199,10 +233,19 @@ def load_encoder(source: str | Path) -> PreTrainedModel:
     """Load an encoder's weights in fp32, from safetensors only.
 
     Raises:
-        CheckpointError: If there are none.
+        CheckpointError: If there are none, or they are not those of its configuration.
     """
+    load_encoder_config(source)
     try:
-        encoder: PreTrainedModel = AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"an encoder must hold its weights as safetensors, was: {source} ({error})") from error
-    return encoder
+        loaded: Any = AutoModel.from_pretrained(
+            source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"an encoder must hold its weights as safetensors, {source} does not: {error}") from error
+    encoder, report = loaded
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise CheckpointError(
+            f"an encoder must bring all its weights, {source} lacks: {', '.join(missing[:5])}; is it of another family?"
+        )
+    return cast(PreTrainedModel, encoder)

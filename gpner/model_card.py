@@ -46,7 +46,7 @@ def write_model_card(folder: Path, run: dict[str, Any]) -> None:
 
 def _score_rows(evaluation: dict[str, Any]) -> list[str]:
     rows = ["| label | precision | recall | F1 | gold |", "|---|---|---|---|---|"]
-    for label, scores in {**evaluation["by_label"], "all": evaluation["micro"]}.items():
+    for label, scores in (*evaluation["by_label"].items(), ("(all)", evaluation["micro"])):
         figures = " | ".join(f"{scores[name]:.3f}" for name in ("precision", "recall", "f1"))
         rows.append(f"| {label} | {figures} | {scores['gold']} |")
     return rows

@@ -3,7 +3,7 @@
 No torch here, so that `gpner train --help` answers at once.
 """
 
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -47,26 +47,35 @@ class TrainingOptions:
     licence: str = _flag("licence that the model card names", "unknown")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulation", "encoder_learning_rate", "head_learning_rate"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "accumulation",
+            "encoder_learning_rate",
+            "head_learning_rate",
+            "max_gradient_norm",
+        ):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, was: {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"warmup must be a share of all steps, from 0 to below 1, was: {self.warmup}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, was: {self.seed}")
         if self.lora_rank < 0:
             raise ConfigError(f"lora_rank must be at least 1, or 0 to train all weights, was: {self.lora_rank}")
 
 
-def add_flags(parser: ArgumentParser, options: type[TrainingOptions]) -> None:
-    """Give a parser one flag for each field: `--head-size` for `head_size`."""
-    types = get_type_hints(options)
-    for option in fields(options):
+def add_flags(parser: ArgumentParser) -> None:
+    """Give a parser one flag for each option: `--head-size` for `head_size`."""
+    types = get_type_hints(TrainingOptions)
+    for option in fields(TrainingOptions):
         kind = next(kind for kind in (*get_args(types[option.name]), types[option.name]) if kind is not type(None))
         required = option.default is MISSING
         parser.add_argument(
             "--" + option.name.replace("_", "-"),
             type=kind,
             required=required,
-            default=None if required else option.default,
+            default=SUPPRESS if required else option.default,
             choices=option.metadata["choices"],
             help=option.metadata["help"],
         )

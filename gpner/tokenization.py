@@ -98,8 +98,7 @@ class TextTokenizer:
             raise ConfigError(f"context must be at least {least} tokens, special tokens included, was: {context}")
         if not 0 <= stride < self._capacity:
             raise ConfigError(f"stride must lie between 0 and {self._capacity - 1} tokens, was: {stride}")
-        self.context = context
-        self.stride = stride
+        self._stride = stride
 
     def __call__(self, texts: Sequence[str]) -> list[TokenizedText]:
         """Tokenize whole texts.
@@ -121,7 +120,7 @@ class TextTokenizer:
         if not ids:
             return ()
         last = max(0, len(ids) - self._capacity)
-        step = self._capacity - self.stride
+        step = self._capacity - self._stride
         return tuple(self._window(ids, start) for start in (*range(0, last, step), last))
 
     def _window(self, ids: list[int], start: int) -> Window:

@@ -6,6 +6,7 @@ figures seen while training are the figures of the finished checkpoint.
 
 import copy
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -16,15 +17,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments, set_seed
 
-from gpner.checkpoint import load_tokenizer, save_checkpoint
+from gpner.checkpoint import load_tokenizer, make_folder, save_checkpoint
 from gpner.dataset import Example, Feature, build_features, labels_of, read_examples
-from gpner.errors import DataError
-from gpner.evaluation import Evaluation, evaluate_extractor
+from gpner.errors import DataError, DocumentError
+from gpner.evaluation import Evaluation, Scores, evaluate_extractor
 from gpner.extractor import Extractor, choose_device, inference_dtype, place
 from gpner.model import GlobalPointerForEntities
 from gpner.model_card import write_model_card
 from gpner.options import TrainingOptions
 from gpner.tokenization import TextTokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class TrainingReport:
     Attributes:
         dev: Scores of the kept checkpoint on the dev file.
         history: Scores of every epoch, as the Trainer logged them.
-        inexpressible: Gold spans of the training file that no tokens or no window can express, as (example id, start,
-            end, label); they were left out of training and count as missed in every evaluation.
+        inexpressible: Gold spans of the training file that the tokens, the windows or the longest entity rule out, as
+            (example id, start, end, label); they were left out of training and count as missed in every evaluation.
         windows: Training windows.
         seconds: Duration of the training.
     """
@@ -45,19 +48,6 @@ class TrainingReport:
     inexpressible: list[tuple[str, int, int, str]]
     windows: int
     seconds: float
-
-
-class WindowDataset(Dataset[Feature]):
-    """The training windows, for torch's loaders."""
-
-    def __init__(self, features: Sequence[Feature]) -> None:
-        self.features = features
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def __getitem__(self, index: int) -> Feature:
-        return self.features[index]
 
 
 def collate(features: Sequence[Feature]) -> dict[str, Tensor]:
@@ -98,7 +88,11 @@ class SpanTrainer(Trainer):
     def evaluate(self, *arguments: Any, metric_key_prefix: str = "eval", **options: Any) -> dict[str, float]:
         """Score the dev examples strictly, over the whole corpus."""
         extractor = _extractor(cast(torch.nn.Module, self.model), self.processing_class)
-        scores = evaluate_extractor(extractor, cast(list[Example], self.eval_dataset)).micro
+        try:
+            scores = evaluate_extractor(extractor, cast(list[Example], self.eval_dataset)).micro
+        except DocumentError as error:  # a model that has learnt nothing yet may fire everywhere
+            logger.warning("scored as nothing found: %s", error)
+            scores = Scores(gold=0, found=0, correct=0)
         metrics = {f"{metric_key_prefix}_{name}": getattr(scores, name) for name in ("precision", "recall", "f1")}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -111,20 +105,21 @@ def train(options: TrainingOptions) -> TrainingReport:
     Raises:
         DataError: If a file cannot be read, has no entities, or dev has labels that training lacks.
         CheckpointError: If the encoder cannot be loaded.
-        ConfigError: If an option is out of range.
+        ConfigError: If an option is out of range, or the output folder cannot be made.
     """
+    make_folder(options.output)
     examples, dev = read_examples(options.train), read_examples(options.dev)
     labels = _check_labels(options, examples, dev)
     set_seed(options.seed)
-    tokenizer = load_tokenizer(options.encoder)
     model = _new_model(options, labels)
+    tokenizer = load_tokenizer(options.encoder)
     windows = TextTokenizer(tokenizer, context=model.config.context, stride=model.config.stride)
-    features, inexpressible = build_features(examples, windows, labels)
+    features, inexpressible = build_features(examples, windows, labels, max_entity_tokens=options.max_entity_tokens)
     trainer = SpanTrainer(
         options=options,
         model=_with_adapters(model, options.lora_rank) if options.lora_rank else model,
         args=_arguments(options),
-        train_dataset=WindowDataset(features),
+        train_dataset=cast(Dataset[Feature], features),
         eval_dataset=dev,
         data_collator=collate,
         processing_class=tokenizer,
@@ -163,12 +158,17 @@ def _new_model(options: TrainingOptions, labels: Sequence[str]) -> GlobalPointer
         options.encoder,
         labels=labels,
         context=options.context,
-        stride=options.context // 8 if options.stride is None else options.stride,
+        stride=_default_stride(options) if options.stride is None else options.stride,
         head=options.head,
         bias_from=options.bias_from,
         head_size=options.head_size,
         max_entity_tokens=options.max_entity_tokens,
     )
+
+
+def _default_stride(options: TrainingOptions) -> int:
+    """An eighth of the context, and never less than the longest entity, so that some window holds each whole."""
+    return max(options.context // 8, options.max_entity_tokens or 0)
 
 
 def _with_adapters(model: GlobalPointerForEntities, rank: int) -> PeftModel:
@@ -185,7 +185,7 @@ def _belongs_to_head(name: str) -> bool:
 
 def _arguments(options: TrainingOptions) -> TrainingArguments:
     device = choose_device("auto")
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(options.output / "checkpoints"),
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.batch_size,
@@ -208,6 +208,9 @@ def _arguments(options: TrainingOptions) -> TrainingArguments:
         label_names=["spans"],
         dataloader_pin_memory=device.type == "cuda",
     )
+    # With several GPUs in one process the Trainer would split each pack among them, blind to where documents end.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _merged(model: torch.nn.Module) -> GlobalPointerForEntities:

@@ -94,6 +94,17 @@ def test_an_unknown_key_is_refused_with_the_likely_one(folder):
         load_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"head": "crf"}, {"head_size": "64"}, {"labels": "PER"}, {"encoder_config": {"model_type": "unheard-of"}}],
+)
+def test_values_of_the_wrong_kind_are_refused(folder, changes):
+    change_config(folder, **changes)
+
+    with pytest.raises(ConfigError, match=r"config\.json must hold values of the right kind"):
+        load_checkpoint(folder)
+
+
 def test_missing_labels_are_refused(folder):
     change_config(folder, labels=[])
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpner.decoding import CPU_ROWS, Span, decode_pack, decode_spans, keep_flat
 from gpner.entities import Entity
-from gpner.errors import ShapeError
+from gpner.errors import DocumentError, ShapeError
 from gpner.heads import SpanFactors
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -285,3 +285,12 @@ def test_the_highest_score_wins_then_the_longer_then_the_earlier():
 
 def test_touching_entities_both_stay():
     assert keep_flat([entity(3, 5, 0.6), entity(0, 3, 0.9)]) == (entity(0, 3, 0.9), entity(3, 5, 0.6))
+
+
+def test_a_model_that_fires_everywhere_is_refused_before_it_fills_the_memory():
+    n_tokens, n_labels = 1500, 4
+    flat = torch.ones(n_tokens, n_labels)
+    factors = SpanFactors(torch.zeros(n_tokens, 1, 2), torch.zeros(n_tokens, 1, 2), flat, flat)
+
+    with pytest.raises(DocumentError, match="at most 2,000,000 spans above the thresholds"):
+        decode_spans(factors, torch.zeros(n_labels))

@@ -96,6 +96,36 @@ def test_a_document_gets_the_same_answer_whatever_it_is_batched_with(extractor):
         assert same(single, backwards)
 
 
+def test_a_document_in_windows_equals_the_same_document_whole_where_it_fits_one_window(wordpiece_tokenizer, extractor):
+    roomy = copy.deepcopy(extractor.model)
+    roomy.config.context, roomy.config.stride = 512, 64
+    whole = Extractor(roomy, wordpiece_tokenizer, model_name="tiny")
+    texts = [long_text(n, seed=n) for n in (5, 20, 30)]
+
+    for in_windows, at_once in zip(extractor.extract(texts), whole.extract(texts), strict=True):
+        assert in_windows.windows == at_once.windows == 1
+        assert same(in_windows, at_once)
+
+
+def test_in_the_precision_of_use_too_a_batch_changes_nothing(wordpiece_tokenizer, extractor):
+    placed = copy.deepcopy(extractor.model)
+    place(placed, torch.device("cpu"))
+    in_use = Extractor(placed, wordpiece_tokenizer, model_name="tiny")
+    texts = [long_text(n, seed=n) for n in (1, 3, 10, 60, 60, 200, 17, 5)]
+
+    alone = [in_use.extract([text])[0] for text in texts]
+
+    assert all(same(batched, single) for batched, single in zip(in_use.extract(texts), alone, strict=True))
+
+
+def test_a_broken_document_in_a_stream_comes_after_the_results_of_those_before_it(extractor):
+    results = extractor.extract_iter(["Ann", "", "bad \ud800", "never read"])
+
+    assert [next(results).windows, next(results).windows] == [1, 0]
+    with pytest.raises(DocumentError, match=r"number 2: .*lone surrogate"):
+        next(results)
+
+
 def test_a_stream_of_documents_comes_back_in_order(wordpiece_tokenizer, extractor):
     small = Extractor(extractor.model, wordpiece_tokenizer, model_name="tiny", max_batch_tokens=64)
     texts = [long_text(n, seed=n) for n in (40, 1, 90, 2, 30, 30, 30, 120, 4)]

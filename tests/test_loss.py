@@ -27,7 +27,7 @@ def dense_loss(factors: SpanFactors, spans: list[tuple[int, int, int]], band: in
     scored = (distance >= 0) & (distance < (band or length))
     entity = torch.zeros(n_labels, length, length, dtype=torch.bool)
     for label, first, last in spans:
-        entity[label, first, last] = True
+        entity[label, first, last] = bool(scored[first, last])
     zero = torch.zeros(n_labels, 1, dtype=torch.double)
     negative = logits.masked_fill(entity | ~scored, float("-inf")).flatten(1)
     positive = (-logits).masked_fill(~(entity & scored), float("-inf")).flatten(1)
@@ -52,7 +52,7 @@ def test_loss_and_gradients_equal_the_dense_form_in_float64(length, n_labels, sh
     spans = []
     for _ in range(n_spans):
         label, first = (int(torch.randint(n, (), generator=generator)) for n in (n_labels, length))
-        longest = min(length - first, band or length, 40)
+        longest = min(length - first, 40)
         spans.append((label, first, first + int(torch.randint(longest, (), generator=generator))))
     tensors = (factors.query, factors.key, factors.start_bias, factors.end_bias)
 

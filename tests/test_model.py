@@ -2,10 +2,19 @@
 
 import pytest
 import torch
-from transformers import AutoModel, BertConfig, DebertaV2Config, GPT2Config, ModernBertConfig, T5Config
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModel,
+    BertConfig,
+    DebertaV2Config,
+    GPT2Config,
+    MobileBertConfig,
+    ModernBertConfig,
+    T5Config,
+)
 
 from gpner.config import GlobalPointerConfig
-from gpner.errors import ConfigError, EncoderError, ShapeError
+from gpner.errors import CheckpointError, ConfigError, EncoderError, ShapeError
 from gpner.model import GlobalPointerForEntities, build_encoder
 from tests.models import FAMILIES, SIZES, tiny_config, tiny_model
 
@@ -104,6 +113,31 @@ def test_an_encoder_with_windowed_attention_is_refused_before_it_answers_wrongly
         GlobalPointerForEntities(GlobalPointerConfig(encoder_config=config, labels=["A"], context=64, stride=8))(
             random_ids(20), [20]
         )
+
+
+def test_an_encoder_that_mixes_neighbouring_tokens_outside_its_attention_is_refused(tmp_path):
+    config = MobileBertConfig(**SIZES, embedding_size=16, intra_bottleneck_size=32, true_hidden_size=32)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+
+    with pytest.raises(EncoderError, match="must not see each other, in mobilebert they do"):
+        GlobalPointerForEntities.from_encoder(tmp_path, labels=["A"])
+
+
+def test_an_encoder_without_its_weights_is_refused_instead_of_trained_from_chance(tmp_path):
+    tiny_model().encoder.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({f"old_{name}": tensor for name, tensor in weights.items()}, tmp_path / "model.safetensors")
+
+    with pytest.raises(CheckpointError, match="must bring all its weights"):
+        GlobalPointerForEntities.from_encoder(tmp_path, labels=["A"])
+
+
+def test_a_pack_never_reaches_an_attention_function_that_would_mix_its_documents():
+    model = tiny_model()
+    model.encoder.set_attn_implementation("sdpa")
+
+    with pytest.raises(EncoderError, match="attention must be gpner_packed, was set to: sdpa"):
+        model(random_ids(10), [5, 5])
 
 
 def test_lengths_that_do_not_add_up_are_refused():

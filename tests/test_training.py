@@ -4,15 +4,16 @@ import json
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, TrainingArguments
 
 from gpner.checkpoint import load_checkpoint, merge_adapter
 from gpner.cli import main
-from gpner.dataset import Feature, read_examples
+from gpner.dataset import Feature
 from gpner.errors import ConfigError, DataError
 from gpner.extractor import Extractor
+from gpner.model import GlobalPointerForEntities
 from gpner.options import TrainingOptions
-from gpner.training import collate, train
+from gpner.training import SpanTrainer, collate, train
 
 NAMES = ["Ada", "Grace", "Alan", "Edsger"]
 PLACES = ["London", "Lisbon", "Zurich"]
@@ -112,6 +113,31 @@ def test_spans_that_tokens_cannot_express_are_counted_and_reported(options):
     assert report.dev.micro.gold == 2
 
 
+def test_spans_longer_than_the_longest_entity_are_counted_and_reported(options):
+    report = train(TrainingOptions(**{**options, "epochs": 1, "max_entity_tokens": 2}))
+
+    assert len(report.inexpressible) == 24
+    assert {label for _, _, _, label in report.inexpressible} == {"PER"}
+
+
+def test_encoder_and_head_learn_at_their_own_rates_and_biases_do_not_decay(options, encoder, wordpiece_tokenizer):
+    chosen = TrainingOptions(**{**options, "weight_decay": 0.1})
+    model = GlobalPointerForEntities.from_encoder(encoder, labels=["PER"], context=32, stride=4)
+    arguments = TrainingArguments(output_dir=str(options["output"]), use_cpu=True, weight_decay=0.1, report_to=[])
+    trainer = SpanTrainer(options=chosen, model=model, args=arguments, processing_class=wordpiece_tokenizer)
+
+    groups = trainer.create_optimizer().param_groups
+
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    settings = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert settings.keys() == set(names.values())
+    assert settings["head.projection.weight"] == (1e-2, 0.1)
+    assert settings["head.label_projection.weight"] == (1e-2, 0.1)
+    assert settings["head.projection.bias"] == (1e-2, 0.0)
+    assert settings["encoder.embeddings.word_embeddings.weight"] == (2e-3, 0.1)
+    assert settings["encoder.encoder.layer.0.attention.output.LayerNorm.weight"] == (2e-3, 0.0)
+
+
 def test_the_windows_of_a_step_are_concatenated_without_padding():
     features = [Feature([1, 5, 6, 2], 1, 2, [(0, 0, 1)]), Feature([1, 7, 2], 1, 1, [])]
 
@@ -172,7 +198,7 @@ def test_the_command_line_trains_evaluates_and_extracts(options, tmp_path, capsy
     trained = json.loads((options["output"] / "metrics.json").read_text())
     assert scores == trained["dev"]
     assert line["id"] == str(letter)
-    assert all(line["entities"][k]["text"] for k in range(len(line["entities"])))
+    assert {entity["text"] for entity in line["entities"]} == {"Grace", "The mayor of Zurich", "Zurich"}
 
 
 def test_a_users_mistake_ends_as_one_line_and_exit_code_2(tmp_path, capsys):
@@ -183,6 +209,29 @@ def test_a_users_mistake_ends_as_one_line_and_exit_code_2(tmp_path, capsys):
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["train", "--encoder", "{}/none", "--train", "{}/c.jsonl", "--dev", "{}/c.jsonl", "--output", "{}/out"],
+            "an encoder must",
+        ),
+        (["extend", "{}/none", "{}/out", "--context", "600"], "an encoder must be a local folder"),
+        (["extend", "{}/none", "{}/c.jsonl", "--context", "600"], "the output must be a folder that can be made"),
+        (["evaluate", "{}/none", "{}/broken.jsonl"], "broken.jsonl:1: a line must be one JSON object"),
+    ],
+)
+def test_wrong_paths_and_files_end_as_one_line_that_says_what_to_do(tmp_path, capsys, arguments, message):
+    write_corpus(tmp_path / "c.jsonl", 2)
+    (tmp_path / "broken.jsonl").write_text("{")
+
+    assert main([argument.format(tmp_path) for argument in arguments]) == 2
+
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
 def test_an_extended_encoder_trains_at_its_longer_context(options, encoder, tmp_path):
     assert main(["extend", str(encoder), str(tmp_path / "longer"), "--context", "600"]) == 0
 
@@ -190,5 +239,5 @@ def test_an_extended_encoder_trains_at_its_longer_context(options, encoder, tmp_
         TrainingOptions(**{**options, "encoder": str(tmp_path / "longer"), "context": 600, "stride": 64, "epochs": 1})
     )
 
-    assert load_checkpoint(options["output"])[0].config.context == 600
-    assert read_examples(options["train"])
+    model, tokenizer = load_checkpoint(options["output"])
+    assert model.config.context == tokenizer.model_max_length == 600

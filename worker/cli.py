@@ -18,7 +18,6 @@ from worker.protocol import Keys
 from worker.queue import DocumentQueue
 from worker.results import DeadLetter
 from worker.settings import load_settings
-from worker.starting import start
 
 # Exit code of a command that could not do its work because of what the user gave it.
 WRONG_USE = 2
@@ -33,9 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except GpnerError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False, style="red")
-        return WRONG_USE
-    return 0
+        message = str(error)
+    except ModuleNotFoundError as error:
+        message = f"this command needs the package {error.name}, it is not installed; run `pip install 'gpner[worker]'`"
+    else:
+        return 0
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {message}", markup=False, style="red")
+    return WRONG_USE
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,6 +68,8 @@ def _command(commands: Any, name: str, run: Any, help_text: str) -> argparse.Arg
 
 
 def _start(options: argparse.Namespace) -> None:
+    from worker.starting import start
+
     start(console)
 
 
