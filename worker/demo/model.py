@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,13 +42,18 @@ def encoder_folder() -> Path:
 
 
 def _build(folder: Path) -> None:
+    from transformers.utils.logging import disable_progress_bar
+
     from gpner.checkpoint import merge_adapter
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Made under another name and renamed when whole: a demo that is stopped meanwhile leaves no half of a model behind.
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix="unfinished-"))
+    disable_progress_bar()
     try:
-        merge_adapter(encoder_folder(), ADAPTER, unfinished)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers; nothing a user can act on
+            merge_adapter(encoder_folder(), ADAPTER, unfinished)
         shutil.copy(ADAPTER / "README.md", unfinished)
         unfinished.replace(folder)
     finally:
