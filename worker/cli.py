@@ -76,7 +76,7 @@ def _start(options: argparse.Namespace) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from worker.demo.run import run_demo
 
-    run_demo(console, keep=options.keep)
+    run_demo(Console(), keep=options.keep)  # its panels wrap their text
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -83,14 +83,11 @@ def load_extractor(settings: Settings) -> Engine:
         CheckpointError: If there is no such model.
     """
     import torch
-    from transformers.utils import logging
-
     from transformers.utils.logging import disable_progress_bar
 
     from gpner.extractor import Extractor
 
     disable_progress_bar()  # a log is no terminal
-    logging.disable_progress_bar()  # a log is no terminal
     if settings.cpu_threads:
         torch.set_num_threads(settings.cpu_threads)
     return Extractor.from_pretrained(
