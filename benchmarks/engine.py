@@ -34,7 +34,7 @@ from gpner.tokenization import TextTokenizer, TokenizedText, Window
 CONTEXT = 4096
 LABELS = [f"L{number}" for number in range(10)]
 NAIVE_BATCH = 32
-LAWS_DOCUMENTS = 8
+LAWS_DOCUMENTS = 4
 
 
 def length_mix(n_documents: int = 32, median: float = 297, percentile_95: float = 1972) -> list[int]:
