@@ -60,6 +60,35 @@ def outcome_of(queue: DocumentQueue, entry: Entry) -> Outcome:
     return answered(entry, document, extraction, queue.keys, model="m", read_seconds=now, done_seconds=now)
 
 
+def test_a_worker_that_finds_nothing_to_do_still_counts_as_alive(client, queue):
+    deadline = time.monotonic() + 2 * LEASE_SECONDS
+    while time.monotonic() < deadline:
+        queue.read(1, 0.05)
+        queue.reclaim(1)
+
+    with pytest.raises(ResultTimeout, match=r"\(1 at work\)"):
+        client.result("of-nobody", timeout_seconds=0)
+
+
+def test_a_timeout_says_when_a_worker_has_handed_the_document_back(client, queue):
+    document_id = client.submit("text")
+    queue.release(queue.read(1, 0))
+
+    with pytest.raises(ResultTimeout, match="its worker handed it back and it waits for another"):
+        client.result(document_id, timeout_seconds=0)
+
+
+def test_one_text_is_not_taken_for_its_characters(client):
+    for method in (client.submit_many, client.extract_many):
+        with pytest.raises(DocumentError, match="documents must be several, was one string"):
+            method("hello")
+
+
+def test_an_unknown_priority_is_refused(client):
+    with pytest.raises(DocumentError, match="priority must be high, normal or bulk, was: 'urgent'"):
+        client.submit("hello", priority="urgent")
+
+
 def test_what_is_submitted_is_what_a_worker_reads(client: Client, queue: DocumentQueue) -> None:
     reply_to = client.keys.reply("me")
 

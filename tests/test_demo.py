@@ -1,5 +1,6 @@
 """The demo, from its documents to a real run of it."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import redis
@@ -88,6 +90,28 @@ def test_the_demo_shows_entities_and_serves_a_second_terminal_until_it_is_stoppe
     assert re.search(r"metrics: http://127\.0\.0\.1:\d+/metrics", output)
     with redis.Redis(port=port) as gone, pytest.raises(redis.ConnectionError):
         gone.ping()
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_a_demo_that_is_killed_leaves_no_worker_behind(tmp_path):
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "worker.cli", "demo"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as demo:
+        worker = wait_for(lambda: worker_of(demo.pid), seconds=60)
+        demo.kill()
+
+    wait_for(lambda: True if not Path(f"/proc/{worker}").exists() else None, seconds=60)
+
+
+def worker_of(parent):
+    """The worker process that another one has started, as the kernel knows it."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent_of = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent_of == parent and b"worker.cli\0start" in (process / "cmdline").read_bytes():
+                return int(process.name)
+    return None
 
 
 def read_documents_by_id():

@@ -90,7 +90,7 @@ def test_an_unknown_label_fails_the_document_and_names_the_known_ones(settings: 
         answer = result(redis, "1")
 
     assert answer["status"] == "failed"
-    assert answer["error"] == {"type": "DocumentError", "message": "labels must be among WORD, LONG, was: PERSON"}
+    assert answer["error"] == {"type": "DocumentError", "message": "labels must be among WORD, LONG, was: 'PERSON'"}
     assert redis.xlen(KEYS.dead) == 1
 
 

@@ -89,7 +89,7 @@ def test_dead_lists_the_newest_first_with_the_reason(
 ) -> None:
     pump = Pump(settings.model_copy(update={"metrics_port": 0}), load_capitals, device="cpu")
     pump.start()
-    redis.xadd(KEYS.normal, {"id": "[red]one[/red]"})
+    redis.xadd(KEYS.normal, {"id": "[red]\x1b[31mone"})
     wait_until(lambda: redis.xlen(KEYS.dead) == 1)
     redis.xadd(KEYS.normal, {"id": "two", "text": "!raise"})
     wait_until(lambda: redis.xlen(KEYS.dead) == 2)
@@ -99,8 +99,8 @@ def test_dead_lists_the_newest_first_with_the_reason(
 
     rows = [[cell.strip() for cell in line.split("│")[2:-1]] for line in capsys.readouterr().out.splitlines()]
     shown = [row for row in rows if row]
-    assert shown[0] == ["two", "1", "ValueError", "an order to raise"]
-    assert shown[1][:3] == ["[red]one[/red]", "1", "DocumentError"]
+    assert shown[0] == ["'two'", "1", "ValueError", "an order to raise"]
+    assert shown[1][:3] == [r"'[red]\x1b[31mone'", "1", "DocumentError"]
 
 
 def test_a_command_without_redis_says_so_in_one_line(

@@ -11,16 +11,18 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
-from gpner.errors import DataError, GpnerError
+from gpner.errors import DataError, GpnerError, QueueFull
 from worker.client import Client
 from worker.connection import explaining
-from worker.protocol import Keys
+from worker.protocol import Keys, shorten
 from worker.queue import DocumentQueue
 from worker.results import DeadLetter
 from worker.settings import load_settings
 
 # Exit code of a command that could not do its work because of what the user gave it.
 WRONG_USE = 2
+# As shells count it: 128 and the number of SIGINT.
+INTERRUPTED = 130
 SHOWN_DEAD_LETTERS = 50
 
 console = Console(soft_wrap=True)
@@ -33,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
     except GpnerError as error:
         message = str(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except ModuleNotFoundError as error:
         message = f"this command needs the package {error.name}, it is not installed; run `pip install 'gpner[worker]'`"
     else:
@@ -109,9 +113,16 @@ def _consumers(connection: redis.Redis, keys: Keys) -> list[tuple[str, int, str]
 
 def _submit(options: argparse.Namespace) -> None:
     texts = [_read(name) for name in options.files]
+    accepted: list[str] = []
     with Client() as client:
-        for document_id in client.submit_many(texts, priority=options.priority):
-            console.print(document_id, markup=False, highlight=False)
+        try:
+            accepted = client.submit_many(texts, priority=options.priority)
+        except QueueFull as error:
+            accepted = error.accepted  # these will be processed, so their ids must be known
+            raise
+        finally:
+            for document_id in accepted:
+                console.print(document_id, markup=False, highlight=False)
 
 
 def _read(name: str) -> str:
@@ -131,7 +142,7 @@ def _dead(options: argparse.Namespace) -> None:
     table = [
         (
             _when(entry_id),
-            letter.entry.fields.get("id", "")[:64],
+            shorten(letter.entry.original_fields().get(b"id", b"")),
             letter.deliveries,
             letter.reason.type,
             letter.reason.message,

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from pydantic import JsonValue, ValidationError
 
-from gpner.errors import DocumentFailed, QueueFull, ResultTimeout, ServiceError
+from gpner.errors import DocumentError, DocumentFailed, QueueFull, ResultTimeout, ServiceError
 from worker.connection import connect, explaining
 from worker.protocol import Document, Keys, Priority
 from worker.queue import load_script
@@ -100,6 +100,7 @@ class Client:
             DocumentError: If one breaks a rule; nothing was added.
             QueueFull: If the queue came to its limit; its `accepted` says which were added before.
         """
+        _refuse_one_text(documents)
         ready = [document if isinstance(document, Document) else Document.new(document) for document in documents]
         for document in ready:
             document.check(self.keys, self.settings.max_document_characters)
@@ -119,7 +120,7 @@ class Client:
         return accepted
 
     def result(self, document_id: str, timeout_seconds: float | None = None) -> Result:
-        """Wait for the result of a document that anybody submitted.
+        """Wait for the result of a document that anybody submitted; one of an earlier document of this id counts too.
 
         Args:
             document_id: Its id.
@@ -165,6 +166,7 @@ class Client:
             QueueFull: As in `submit_many`.
             ResultTimeout: If no new result came for so long; the documents are still processed.
         """
+        _refuse_one_text(texts)
         reply_to = self.keys.reply(uuid.uuid4().hex)
         ids = self.submit_many([Document.new(text, reply_to=reply_to) for text in texts])
         return self._replies(reply_to, ids, timeout_seconds)
@@ -230,6 +232,12 @@ class Client:
             place = self._places.get(document_id)
             known = whereabouts(self.redis, self.keys, place, self.settings.lease_seconds)
         return ResultTimeout(f"no result for document {document_id} after {timeout_seconds:g} s: {known}")
+
+
+def _refuse_one_text(documents: object) -> None:
+    """A string is a sequence of strings too: without this each of its characters would become a document."""
+    if isinstance(documents, str):
+        raise DocumentError("documents must be several, was one string; put it into a list")
 
 
 def _open(payload: Any) -> Result | Failure:

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from queue import Full, Queue
 
-from gpner.entities import Extraction
 from gpner.errors import ServiceError
 from worker.finished import Done, Failed, Finished
 from worker.held import Holdings
 from worker.metrics import Metrics
 from worker.outage import Outage
 from worker.outcomes import answered, buried
-from worker.protocol import Document
 from worker.queue import DocumentQueue, Outcome
 
 logger = logging.getLogger(__name__)
@@ -78,7 +76,7 @@ class Committer:
         return answered(
             held.entry,
             held.document,
-            narrow(end.extraction, held.document),
+            end.extraction,
             self._queue.keys,
             model=end.model_name,
             read_seconds=held.read_seconds,
@@ -109,7 +107,7 @@ class Committer:
                 ends["failed", end.reason] += 1
             else:
                 ends["done", ""] += 1
-                entities.update(entity.label for entity in narrow(end.extraction, end.held.document).entities)
+                entities.update(entity.label for entity in end.extraction.entities)
                 self._metrics.document_tokens.observe(end.extraction.tokens)
                 self._metrics.document_duration.observe(max(0.0, now - end.held.entry.enqueued_seconds))
                 tokens += end.extraction.tokens
@@ -118,11 +116,3 @@ class Committer:
             self._metrics.documents.labels(outcome, reason).inc(documents)
         for label, found in entities.items():
             self._metrics.entities.labels(label).inc(found)
-
-
-def narrow(extraction: Extraction, document: Document) -> Extraction:
-    """Keep the entities of the labels that the document asks for."""
-    if document.labels is None:
-        return extraction
-    entities = tuple(entity for entity in extraction.entities if entity.label in document.labels)
-    return Extraction(entities, tokens=extraction.tokens, windows=extraction.windows)

@@ -34,8 +34,12 @@ def connect(url: RedisUrl) -> redis.Redis:
             socket_keepalive=True,
             retry=Retry(NoBackoff(), 0),
         )
-    except ValueError as error:
-        raise ServiceError(f"GPNER_REDIS_URL must be an address of Redis, was: {url}; {error}") from None
+    except ValueError:
+        # The library's own words may quote a part of the password.
+        raise ServiceError(
+            f"GPNER_REDIS_URL must be an address of Redis, was: {url}; "
+            "percent-encode special characters of the password"
+        ) from None
 
 
 @contextmanager

@@ -6,6 +6,7 @@ when its process dies, however it dies, so nothing has to be cleaned up after a 
 """
 
 import fcntl
+import logging
 import os
 import shutil
 import subprocess
@@ -17,6 +18,8 @@ from typing import IO
 
 from gpner.errors import ServiceError
 from worker.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # Seconds; the tool needs several on a host whose driver is not loaded yet.
@@ -49,6 +52,7 @@ def claim_device(settings: Settings) -> Claim | None:
     if not gpus:
         if settings.device == "cuda":
             raise ServiceError("GPNER_DEVICE=cuda needs a GPU, nvidia-smi shows none here; use auto or cpu")
+        os.environ[VISIBLE] = ""  # torch may see a GPU that could not be claimed here, and others may have claimed it
         return None
     claim = claim_gpu([gpu.uuid for gpu in gpus], Path(settings.gpu_lock_folder))
     os.environ[VISIBLE] = claim.uuid
@@ -64,7 +68,8 @@ def list_gpus() -> list[Gpu]:
     try:
         # The command is a constant; only its folder came from PATH.
         answer = subprocess.run(command, capture_output=True, text=True, timeout=LIST_TIMEOUT_SECONDS, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.warning("nvidia-smi is here but does not answer, so no GPU is used: %s", error)
         return []
     return parse_gpus(answer.stdout)
 

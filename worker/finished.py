@@ -5,15 +5,16 @@ from typing import Literal
 
 from gpner.entities import Extraction
 from worker.held import Held
+from worker.protocol import Document
 from worker.queue import Entry
 
 # The values of `reason` in gpner_documents_total.
-Reason = Literal["malformed", "unknown_label", "out_of_memory", "engine_error", "too_many_deliveries"]
+FailureReason = Literal["malformed", "unknown_label", "out_of_memory", "engine_error", "too_many_deliveries"]
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A document with its entities."""
+    """A document with its entities, of the labels that it asks for."""
 
     held: Held
     extraction: Extraction
@@ -32,9 +33,17 @@ class Failed:
     """
 
     entry: Entry
-    reason: Reason
+    reason: FailureReason
     error_type: str
     message: str
 
 
 Finished = Done | Failed
+
+
+def narrow(extraction: Extraction, document: Document) -> Extraction:
+    """Keep the entities of the labels that the document asks for."""
+    if document.labels is None:
+        return extraction
+    entities = tuple(entity for entity in extraction.entities if entity.label in document.labels)
+    return Extraction(entities, tokens=extraction.tokens, windows=extraction.windows)

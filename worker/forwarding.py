@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from gpner.errors import OutOfMemoryError
 from worker.budget import TokenBudget
 from worker.engine import Engine
-from worker.finished import Done, Failed, Finished
+from worker.finished import Done, Failed, Finished, narrow
 from worker.held import Held
 from worker.metrics import Metrics
 from worker.watch import Watch
@@ -84,7 +84,8 @@ class Forwarder:
         self._metrics.batch_documents.observe(len(documents))
         self._metrics.batch_tokens.observe(tokens)
         self._metrics.batch_fill_ratio.observe(tokens / self._budget.max_tokens)
-        return [Done(held, extraction, self._engine.model_name) for held, extraction in pairs]
+        name = self._engine.model_name
+        return [Done(held, narrow(extraction, held.document), name) for held, extraction in pairs]
 
     def _run_smaller(self, documents: Sequence[Held], error: OutOfMemoryError, forwarded: Forwarded) -> None:
         """Lower the budget and run the halves."""

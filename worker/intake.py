@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from gpner.errors import DocumentError, ServiceError
 from worker.batcher import Batcher
-from worker.finished import Failed, Finished, Reason
+from worker.finished import Failed, FailureReason, Finished
 from worker.held import Held, Holdings, TokenEstimate
 from worker.metrics import Metrics
 from worker.outage import Outage
-from worker.protocol import Document
+from worker.protocol import Document, shorten
 from worker.queue import SUSPECT_DELIVERIES, DocumentQueue, Entry
 from worker.settings import Settings
 
@@ -174,14 +174,14 @@ class Intake:
                 entry,
                 "unknown_label",
                 "DocumentError",
-                f"labels must be among {', '.join(self._labels)}, was: {', '.join(unknown)}",
+                f"labels must be among {', '.join(self._labels)}, was: {shorten(', '.join(unknown))}",
             )
         now = time.time()
         self._metrics.queue_seconds.observe(max(0.0, now - entry.enqueued_seconds))
         return Held(entry, document, self._estimate.guess(len(document.text)), now)
 
 
-def _fail(entry: Entry, reason: Reason, error_type: str, message: str) -> Failed:
+def _fail(entry: Entry, reason: FailureReason, error_type: str, message: str) -> Failed:
     logger.warning("entry %s of %s buried: %s", entry.entry_id, entry.stream, reason)
     return Failed(entry, reason, error_type, message)
 

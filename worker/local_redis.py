@@ -20,8 +20,8 @@ START_SECONDS = 10.0
 STOP_SECONDS = 5.0
 # Between choosing a free port and listening on it another program may take it.
 START_ATTEMPTS = 3
-# Becomes the server, after leaving behind a reader of the pipe to us: when we end, however we end, the pipe closes and
-# the server is told to stop. So no killed test run or closed terminal leaves a server behind.
+# Becomes the program that follows, after leaving behind a reader of the pipe to us: when we end, however we end, the
+# pipe closes and the program is told to stop. So no killed test run or closed terminal leaves anything behind.
 WITH_A_LIFELINE = 'exec 3<&0; (read -r _ <&3; kill $$) & exec "$@" </dev/null 3<&-'
 
 

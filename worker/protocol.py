@@ -72,7 +72,10 @@ class Keys:
 
     def stream(self, priority: Priority) -> str:
         """The stream of a priority."""
-        return {"high": self.high, "normal": self.normal, "bulk": self.bulk}[priority]
+        streams = {"high": self.high, "normal": self.normal, "bulk": self.bulk}
+        if priority not in streams:
+            raise DocumentError(f"priority must be high, normal or bulk, was: {shorten(priority)}")
+        return streams[priority]
 
     def result(self, document_id: str) -> str:
         """Where the result of a document stands, as JSON."""
@@ -174,13 +177,13 @@ class Document(BaseModel):
         """
         if fields.get(b"v", b"1") != b"1":
             raise DocumentError(
-                f"v must be {PROTOCOL_VERSION}, was: {_shorten(fields[b'v'])}; "
+                f"v must be {PROTOCOL_VERSION}, was: {shorten(fields[b'v'])}; "
                 "a newer release wrote this entry: upgrade the workers"
             )
         values: dict[str, Any] = {}
         for name, value in fields.items():
             if name not in _FIELDS:
-                raise DocumentError(f"unknown field {_shorten(name)}; known are {', '.join(Document.model_fields)}")
+                raise DocumentError(f"unknown field {shorten(name)}; known are {', '.join(Document.model_fields)}")
             # Four bytes a character at most: what is longer is refused before it is decoded.
             if len(value) > 4 * max(max_document_characters, _MAX_FIELD_CHARACTERS):
                 raise DocumentError(f"{_FIELDS[name]} has {len(value)} bytes, more than any field may have")
@@ -212,7 +215,7 @@ class Document(BaseModel):
                 "split the document or raise GPNER_MAX_DOCUMENT_CHARACTERS"
             )
         if self.reply_to is not None and not self.reply_to.startswith(keys.reply("")):
-            raise DocumentError(f"reply_to must begin with {keys.reply('')}, was: {_shorten(self.reply_to)}")
+            raise DocumentError(f"reply_to must begin with {keys.reply('')}, was: {shorten(self.reply_to)}")
 
     def to_fields(self) -> dict[bytes, bytes]:
         """The fields of a stream entry.
@@ -268,10 +271,10 @@ def _explain(detail: dict[str, Any]) -> str:
         return f"a document must have the field {name}, had none; it needs id and text"
     if name in ("text", "meta"):
         return f"{_RULES[name]}; {detail['msg'].removeprefix('Value error, ')}"
-    return f"{_RULES[name]}, was: {_shorten(detail['input'])}"
+    return f"{_RULES[name]}, was: {shorten(detail['input'])}"
 
 
-def _shorten(value: object) -> str:
+def shorten(value: object) -> str:
     """A foreign value in a message: escaped, and not the megabyte that it may be."""
     if isinstance(value, bytes):
         value = value[:100].decode("utf-8", "replace")

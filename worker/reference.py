@@ -41,7 +41,7 @@ def metrics_table() -> str:
     """Every metric, its kind and its meaning, as Markdown."""
     rows = ["| metric | kind | meaning |", "|---|---|---|"]
     for metric in (*Metrics().registry.collect(), *queue_families()):
-        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        name = metric.name + {"counter": "_total", "info": "_info"}.get(metric.type, "")
         rows.append(f"| `{name}` | {metric.type} | {metric.documentation} |")
     return "\n".join(rows)
 

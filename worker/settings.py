@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     )
     max_deliveries: int = Field(
         default=5,
-        ge=1,
+        ge=3,
         description="A document that was handed to workers more often than this, because each of them died with it, "
         "is buried in the dead letters and answered as failed.",
     )

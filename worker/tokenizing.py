@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from gpner.errors import DocumentError
 from worker.batcher import Batcher
 from worker.engine import Engine
-from worker.finished import Failed, Finished, Reason
+from worker.finished import Failed, FailureReason, Finished
 from worker.held import Held, Holdings, TokenEstimate
 from worker.metrics import Metrics
 
@@ -75,5 +75,5 @@ class Tokenizers:
         entry = group[0].entry
         logger.warning("document %s buried: %s while tokenizing", group[0].document.id, type(error).__name__)
         self._batcher.expect(-1)
-        reason: Reason = "malformed" if isinstance(error, DocumentError) else "engine_error"
+        reason: FailureReason = "malformed" if isinstance(error, DocumentError) else "engine_error"
         self._finish([Failed(entry, reason, type(error).__name__, str(error))])

@@ -5,6 +5,7 @@ from typing import Any
 import redis
 
 from worker.protocol import Keys
+from worker.queue import RELEASED_MILLISECONDS
 
 
 def whereabouts(connection: redis.Redis, keys: Keys, place: tuple[str, str] | None, lease_seconds: float) -> str:
@@ -22,6 +23,8 @@ def whereabouts(connection: redis.Redis, keys: Keys, place: tuple[str, str] | No
         return f"this client did not submit it, {unfinished} documents are queued or being processed; {advice}"
     stream, entry_id = place
     if pending := _pending(connection, keys, stream, entry_id):
+        if pending["time_since_delivered"] >= RELEASED_MILLISECONDS:
+            return f"its worker handed it back and it waits for another; {advice}"
         silence = pending["time_since_delivered"] / 1000
         if silence > lease_seconds:
             return f"its worker has been silent for {silence:.0f} s and nobody took it over; {advice}"

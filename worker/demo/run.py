@@ -22,7 +22,8 @@ from gpner.errors import ServiceError
 from worker.client import Client, Result
 from worker.demo.model import demo_model
 from worker.demo.show import highlight
-from worker.local_redis import LocalRedis, free_port
+from worker.local_redis import WITH_A_LIFELINE, LocalRedis, free_port
+from worker.settings import ENV_PREFIX
 
 DOCUMENTS = Path(__file__).parent / "documents.jsonl"
 # One of each kind that reads well on one screen.
@@ -53,6 +54,8 @@ def run_demo(console: Console, *, keep: bool = False) -> None:
         ServiceError: If Redis or the worker does not start.
         CheckpointError: If the model's encoder is not installed.
     """
+    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
+        del os.environ[name]  # what is set for a real service is not for the demo
     documents = read_documents()
     with console.status("preparing the model (once, into your cache)"):
         model = demo_model()
@@ -78,9 +81,10 @@ def _worker(redis: LocalRedis, model: Path, console: Console) -> Iterator[str]:
     settings = {"GPNER_REDIS_URL": redis.url, "GPNER_MODEL": str(model), "GPNER_METRICS_PORT": str(port)}
     with tempfile.NamedTemporaryFile("w+", prefix="gpner-worker-", suffix=".log") as log:
         # A session of its own: Ctrl-C reaches the demo, which lets the worker drain before Redis goes.
-        process = subprocess.Popen(
-            [sys.executable, "-m", "worker.cli", "start"],
-            env={**os.environ, **settings},
+        process = subprocess.Popen(  # noqa: S603 - the arguments are ours
+            ["/bin/sh", "-c", WITH_A_LIFELINE, "sh", sys.executable, "-m", "worker.cli", "start"],
+            env=os.environ | settings,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -108,11 +112,11 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    with process:  # closes the lifeline
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def _extract(client: Client, documents: list[DemoDocument], console: Console) -> tuple[list[Result], float]:

@@ -5,6 +5,9 @@
 local left, suspects = tonumber(ARGV[4]), tonumber(ARGV[6])
 local answer = {}
 for _, stream in ipairs(KEYS) do
+  -- Before Redis 7.2 a read that finds nothing does not count as a sign of life; this one, of no entry, does.
+  redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', 1, 'STREAMS', stream,
+    '18446744073709551615-18446744073709551614')
   local from = '-'
   while left > 0 and from do
     local page = redis.call('XPENDING', stream, ARGV[1], 'IDLE', ARGV[3], from, '+', 100)
