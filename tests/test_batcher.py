@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engines import Words
+from tests.workers import wait_until
 from worker.batcher import Batcher
 from worker.budget import CLEAN_RUNS, MIN_TOKENS, TokenBudget
 from worker.held import Held
@@ -126,8 +127,13 @@ def test_the_next_pack_is_made_ready_while_the_device_computes() -> None:
     preparing.start()
     batcher.set_reading(True)
 
-    fill(batcher, held_documents([4, 6, 9]))
+    documents = held_documents([4, 6, 9, 4])
 
+    fill(batcher, documents[:3])
+    wait_until(lambda: bool(batcher._prepared))
+    fill(batcher, documents[3:])
+
+    # Chosen only now, the pack would hold the two documents of equal length.
     assert ids(batcher.take()) == [0, 1]
     batcher.close()
     preparing.join(5)

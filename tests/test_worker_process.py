@@ -178,7 +178,7 @@ def test_a_document_that_kills_its_worker_is_buried_and_takes_no_other_down(
     assert len(answers) == 12
 
 
-def test_a_forward_that_hangs_ends_the_process_and_another_takes_over(
+def test_a_forward_that_hangs_ends_the_process_and_its_document_stays_to_be_taken_over(
     settings: Settings, store: Redis, tmp_path: Path
 ) -> None:
     submit(settings, ["please !hang"])
