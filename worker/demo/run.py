@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,10 +149,18 @@ def _summarize(console: Console, results: list[Result], seconds: float, redis: L
         f"{len(results) / seconds:.1f} documents and {tokens / seconds:,.0f} tokens a second, queue and worker included"
     )
     console.print(f"metrics: {metrics_url}", highlight=False)
-    console.print("your own text, from a second terminal while the demo runs (`--keep` leaves it running):")
-    redis_cli = f"redis-cli -p {redis.port}"
+    console.print(
+        "your own text, from a second terminal while the demo runs (`make demo DEMO=--keep` leaves it running):",
+        highlight=False,
+    )
+    redis_cli = f"{_redis_cli(redis)} -p {redis.port}"
     for line in (
         f"{redis_cli} XADD gpner:documents '*' id mine text \"The captain of the Dolphin met Ada in Lisbon.\"",
         f"{redis_cli} GET gpner:result:mine",
     ):
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _redis_cli(redis: LocalRedis) -> str:
+    """The command line of Redis: by its name if it is on PATH, otherwise where the server is."""
+    return "redis-cli" if shutil.which("redis-cli") else str(Path(redis.executable).with_name("redis-cli"))
