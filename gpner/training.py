@@ -216,8 +216,8 @@ def _arguments(options: TrainingOptions) -> TrainingArguments:
 def _merged(model: torch.nn.Module) -> GlobalPointerForEntities:
     """Return an ordinary model: adapters folded into the weights, on a copy."""
     if isinstance(model, PeftModel):
-        return copy.deepcopy(model).merge_and_unload()  # type: ignore[no-any-return]
-    return model  # type: ignore[return-value]
+        model = copy.deepcopy(model).merge_and_unload()
+    return cast(GlobalPointerForEntities, model)
 
 
 def _extractor(model: torch.nn.Module, tokenizer: Any) -> Extractor:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gpner.decoding import CPU_ROWS, Span, decode_pack, decode_spans, keep_flat
+from gpner.decoding import COLUMNS, CPU_ROWS, Span, decode_pack, decode_spans, keep_flat
 from gpner.entities import Entity
 from gpner.errors import DocumentError, ShapeError
 from gpner.heads import SpanFactors
@@ -98,14 +98,17 @@ def test_decoding_real_numbers_agrees_with_the_dense_form(length, groups):
     torch.testing.assert_close(torch.tensor(spans), torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
 
-def test_columns_past_the_first_tile_are_searched(monkeypatch):
-    monkeypatch.setattr("gpner.decoding.COLUMNS", 100)
-    factors = exact_factors(700, 3, 1, seed=7)
-    thresholds = torch.full((3,), 8.0)
+def test_columns_past_the_first_tile_are_searched():
+    length = COLUMNS + 100
+    factors = exact_factors(length, 1, 1, seed=7)
+    factors.key[:, 0, 0] = 0.0
+    factors.query[5, 0, 0] = factors.key[length - 1, 0, 0] = 100.0  # one entity from end to end
+    thresholds = quiet_thresholds(factors)
 
     spans = decode_spans(factors, thresholds)
 
     assert spans == dense_spans(factors, thresholds)
+    assert (5, length - 1) in {(span.first_token, span.last_token) for span in spans}
 
 
 def test_a_logit_equal_to_the_threshold_is_no_entity():

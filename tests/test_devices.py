@@ -42,6 +42,13 @@ class Claimant:
         self._process.communicate()
 
 
+@pytest.fixture(autouse=True)
+def _claims_end_with_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim is written into this process's environment; a test that ends gives the old one back."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+
+
 def test_processes_that_start_together_claim_different_gpus(tmp_path: Path) -> None:
     with ExitStack() as stack:
         claimants = [Claimant(tmp_path) for _ in UUIDS]
