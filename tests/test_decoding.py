@@ -65,7 +65,7 @@ def cells_of(spans: list[Span]) -> list[tuple[int, int, int]]:
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
-    length=st.integers(1, 90) | st.integers(CPU_ROWS - 2, CPU_ROWS + 60),
+    length=st.integers(1, 90) | st.integers(CPU_ROWS - 2, CPU_ROWS + 60) | st.integers(1, 1500),
     n_labels=st.integers(1, 20),
     shared=st.booleans(),
     threshold=st.integers(9, 18),
