@@ -80,8 +80,8 @@ class Settings(BaseSettings):
         default=1,
         ge=1,
         le=64,
-        description="Threads that tokenize. One does 300,000 to a million tokens a second, enough for a CPU; raise it if "
-        '`gpner_stage_duration_seconds{stage="tokenize"}` shows that the device waits for them.',
+        description="Threads that tokenize. One does 300,000 to a million tokens a second, enough for a CPU; raise it "
+        'if `gpner_stage_duration_seconds{stage="tokenize"}` shows that the device waits for them.',
     )
     max_batch_tokens: int = Field(
         default=4096,
