@@ -37,7 +37,7 @@ def test_id_and_text_are_enough() -> None:
     wanted=st.none() | st.lists(labels.map(str.strip).filter(bool), min_size=1, max_size=5),
 )
 def test_what_a_producer_writes_is_what_a_worker_reads(
-    id: str,  # noqa: A002
+    id: str,  # noqa: A002 - the field's name on the wire
     text: str,
     meta: object,
     reply_to: str | None,

@@ -1,6 +1,7 @@
 """The operator's commands, on a real queue."""
 
-import io
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -39,10 +40,8 @@ def test_submitted_files_are_queued_whole_and_their_ids_printed(
     assert [fields[b"text"].decode() for fields in queued] == ["ADA in 伦敦\n", ""]
 
 
-def test_standard_input_is_one_document(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ADA\nLONDON")))
-
-    assert main(["submit", "-"]) == 0
+def test_standard_input_is_one_document(redis: Redis) -> None:
+    subprocess.run([sys.executable, "-m", "worker.cli", "submit", "-"], input=b"ADA\nLONDON", check=True)
 
     ((_, fields),) = redis.xrange(KEYS.normal)
     assert fields[b"text"] == b"ADA\nLONDON"

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import redis
 from rich.console import Console
 from rich.table import Table
 
 from gpner.errors import DataError, GpnerError, QueueFull
 from worker.client import Client
 from worker.connection import explaining
-from worker.protocol import Keys, shorten
+from worker.protocol import shorten
 from worker.queue import DocumentQueue
 from worker.results import DeadLetter
 from worker.settings import load_settings
+from worker.whereabouts import consumers
 
 # Exit code of a command that could not do its work because of what the user gave it.
 WRONG_USE = 2
@@ -91,23 +91,18 @@ def _status(options: argparse.Namespace) -> None:
     console.print(f"oldest unfinished document: {queue.oldest_age_seconds():.1f} s")
     console.print(f"dead letters: {queue.dead_letters()}")
     with explaining(settings.redis_url):
-        consumers = _consumers(queue.redis, queue.keys)
-    console.print(_table(("worker", "documents held", "silent for"), consumers))
+        workers = _workers(consumers(queue.redis, queue.keys))
+    console.print(_table(("worker", "documents held", "silent for"), workers))
     queue.close()
 
 
-def _consumers(connection: redis.Redis, keys: Keys) -> list[tuple[str, int, str]]:
+def _workers(found: Iterable[dict[str, Any]]) -> list[tuple[str, int, str]]:
     held: dict[str, int] = {}
     silent: dict[str, float] = {}
-    for stream in keys.streams:
-        try:
-            found: Any = connection.xinfo_consumers(stream, keys.group)
-        except redis.ResponseError:  # no worker has ever been here
-            continue
-        for consumer in found:
-            name = consumer["name"].decode("utf-8", "replace")
-            held[name] = held.get(name, 0) + consumer["pending"]
-            silent[name] = min(silent.get(name, float("inf")), consumer["idle"] / 1000)
+    for consumer in found:
+        name = consumer["name"].decode("utf-8", "replace")
+        held[name] = held.get(name, 0) + consumer["pending"]
+        silent[name] = min(silent.get(name, float("inf")), consumer["idle"] / 1000)
     return [(name, held[name], f"{silent[name]:.1f} s") for name in sorted(held)]
 
 

@@ -8,6 +8,7 @@ from worker.held import Held
 from worker.protocol import Document
 from worker.queue import Entry
 
+MESSAGE_CHARACTERS = 500
 # The values of `reason` in gpner_documents_total.
 FailureReason = Literal["malformed", "unknown_label", "out_of_memory", "engine_error", "too_many_deliveries"]
 
@@ -47,3 +48,8 @@ def narrow(extraction: Extraction, document: Document) -> Extraction:
         return extraction
     entities = tuple(entity for entity in extraction.entities if entity.label in document.labels)
     return Extraction(entities, tokens=extraction.tokens, windows=extraction.windows)
+
+
+def reason_of(error: Exception) -> str:
+    """What an engine says of its failure, cut short: some messages quote what they were given."""
+    return str(error)[:MESSAGE_CHARACTERS] or "the engine gave no reason"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from gpner.errors import OutOfMemoryError
 from worker.budget import TokenBudget
 from worker.engine import Engine
-from worker.finished import Done, Failed, Finished, narrow
+from worker.finished import Done, Failed, Finished, narrow, reason_of
 from worker.held import Held
 from worker.metrics import Metrics
 from worker.watch import Watch
@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 # A document that every engine can read.
 PROBE = "gpner"
-# Of an engine's message; some quote what they were given.
-MESSAGE_CHARACTERS = 500
 
 
 @dataclass
@@ -151,7 +149,7 @@ class Forwarder:
                 held.entry,
                 "out_of_memory" if out_of_memory else "engine_error",
                 _name(error),
-                str(error)[:MESSAGE_CHARACTERS] or "the engine gave no reason",
+                reason_of(error),
             )
         )
 

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from gpner.errors import DocumentError
 from worker.batcher import Batcher
 from worker.engine import Engine
-from worker.finished import Failed, FailureReason, Finished
+from worker.finished import Failed, FailureReason, Finished, reason_of
 from worker.held import Held, Holdings, TokenEstimate
 from worker.metrics import Metrics
 
@@ -76,4 +76,4 @@ class Tokenizers:
         logger.warning("document %s buried: %s while tokenizing", group[0].document.id, type(error).__name__)
         self._batcher.expect(-1)
         reason: FailureReason = "malformed" if isinstance(error, DocumentError) else "engine_error"
-        self._finish([Failed(entry, reason, type(error).__name__, str(error))])
+        self._finish([Failed(entry, reason, type(error).__name__, reason_of(error))])

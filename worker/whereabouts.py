@@ -1,5 +1,6 @@
 """Where a document is that has no result yet, in words for the person who waits for it."""
 
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -36,23 +37,20 @@ def whereabouts(connection: redis.Redis, keys: Keys, place: tuple[str, str] | No
 
 
 def _advice(connection: redis.Redis, keys: Keys, lease_seconds: float) -> str:
-    alive = {
-        consumer["name"]
-        for stream in keys.streams
-        for consumer in _consumers(connection, keys, stream)
-        if consumer["idle"] <= lease_seconds * 1000
-    }
+    alive = {consumer["name"] for consumer in consumers(connection, keys) if consumer["idle"] <= lease_seconds * 1000}
     if alive:
         return f"raise timeout_seconds, or start more workers ({len(alive)} at work)"
     return f"no worker has been seen for {lease_seconds:g} s: start one with `gpner-worker start`"
 
 
-def _consumers(connection: redis.Redis, keys: Keys, stream: str) -> Any:
-    try:
-        return connection.xinfo_consumers(stream, keys.group)
-    except redis.ResponseError:
-        # No worker has ever been here: the stream or its group does not exist.
-        return []
+def consumers(connection: redis.Redis, keys: Keys) -> list[dict[str, Any]]:
+    """What Redis knows of the workers: name, pending and idle (milliseconds), once per stream that they read."""
+    found: list[dict[str, Any]] = []
+    for stream in keys.streams:
+        # Without a stream or its group no worker has ever been here.
+        with suppress(redis.ResponseError):
+            found += connection.xinfo_consumers(stream, keys.group)
+    return found
 
 
 def _pending(connection: redis.Redis, keys: Keys, stream: str, entry_id: str) -> Any:
