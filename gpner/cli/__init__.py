@@ -1,0 +1,48 @@
+"""The command line of the model: `gpner train | evaluate | extract | extend`, a module for each command."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from gpner.cli import evaluate, extend, extract, train
+from gpner.errors import GpnerError
+
+# Exit code of a command that could not do its work because of what the user gave it.
+WRONG_USE = 2
+COMMANDS = (train, evaluate, extract, extend)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a user's mistake ends as one line on standard error and exit code 2."""
+    options = build_parser().parse_args(arguments)
+    try:
+        _quiet_libraries()
+        options.run(options)
+    except GpnerError as error:
+        message = str(error)
+    except ModuleNotFoundError as error:
+        message = f"this command needs the package {error.name}, it is not installed; run `pip install 'gpner[train]'`"
+    else:
+        return 0
+    line = " ".join(message.split())  # libraries that we quote write several
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {line}", markup=False, style="red")
+    return WRONG_USE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe all commands and their flags."""
+    parser = argparse.ArgumentParser(prog="gpner", description="Nested named entities over whole long documents.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_command(commands)
+    return parser
+
+
+def _quiet_libraries() -> None:
+    """Leave out the progress bar of every file and the log of every retry; training's own progress stays."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

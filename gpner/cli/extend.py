@@ -1,0 +1,36 @@
+"""`gpner extend`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gpner.cli.command import new_command
+
+
+def add_command(commands: Any) -> None:
+    """Add `extend` to the parser."""
+    parser = new_command(commands, "extend", _run, "give an encoder a longer position table")
+    parser.add_argument("encoder", help="local folder or hub name of a transformers encoder")
+    parser.add_argument("output", type=Path, help="folder for the longer encoder")
+    parser.add_argument("--context", type=int, required=True, help="positions that it shall have")
+    parser.add_argument(
+        "--method", choices=("hierarchical", "random"), default="hierarchical", help="how rows are made"
+    )
+    parser.add_argument("--alpha", type=float, default=0.4, help="weight of the coarse position; not 0.5")
+    parser.add_argument("--anchor", choices=("mean", "first"), default="mean", help="row that offsets are counted from")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from gpner.checkpoint import load_tokenizer, make_folder
+    from gpner.model import load_encoder
+    from gpner.positions import extend_encoder
+
+    make_folder(options.output)
+    encoder, tokenizer = load_encoder(options.encoder), load_tokenizer(options.encoder)
+    extend_encoder(encoder, options.context, method=options.method, alpha=options.alpha, anchor=options.anchor)
+    tokenizer.model_max_length = options.context
+    encoder.save_pretrained(options.output)
+    tokenizer.save_pretrained(options.output)
+    Console().print(f"{options.output} reads {options.context} positions")
