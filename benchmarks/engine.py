@@ -130,7 +130,7 @@ def spans_of(extractor: Extractor, documents: Sequence[TokenizedText]) -> list[s
     found: list[list[Span]] = []
     for document in documents:
         for window in document.windows:
-            found.append(extractor._run_pack([window])[0][0])
+            found.append(extractor._run_pack([window], extractor._thresholds)[0][0])
     return [{(span.label, span.first_token, span.last_token) for span in spans} for spans in found]
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from split import split
 
-from gpner.dataset import read_examples
 from gpner.evaluation import Evaluation, evaluate_extractor
+from gpner.examples import read_corpus
 from gpner.extractor import Extractor
-from gpner.options import TrainingOptions
 from gpner.training import train
+from gpner.training_options import TrainingOptions
 from worker.demo.model import ADAPTER, encoder_folder
 
 RUN = Path("runs/demo-model")
@@ -44,8 +44,11 @@ def main() -> None:
         output=RUN / "minilm-litbank",
         **RECIPE,
     )
+    shutil.rmtree(options.output, ignore_errors=True)  # training refuses the folder of a finished run
     train(options)
-    test = evaluate_extractor(Extractor.from_pretrained(options.output), read_examples(RUN / "data" / "test.jsonl"))
+    test = evaluate_extractor(
+        Extractor.from_pretrained(options.output), read_corpus(RUN / "data" / "test.jsonl", strict=True).examples
+    )
     shutil.rmtree(ADAPTER, ignore_errors=True)
     shutil.copytree(options.output / "adapter", ADAPTER)
     card = (options.output / "README.md").read_text(encoding="utf-8")

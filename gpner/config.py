@@ -40,6 +40,10 @@ class GlobalPointerConfig(PreTrainedConfig):
         stride: How many tokens two windows of one document share.
         max_entity_tokens: Longest entity, in tokens; None for no limit.
         thresholds: Logit above which a span is an entity, per label; empty for 0 everywhere.
+        score_temperature: Divides the logits that scores are made of; above 1 for a model that is too sure of itself.
+            Not simply `temperature`: transformers takes that for a setting of text generation.
+        tuned_on: Of the examples that thresholds and temperature were tuned on, the `file` and its `sha256` as
+            `gpner.evaluation.calibration.fingerprint` makes it; None for a model that was not tuned.
     """
 
     model_type = MODEL_TYPE
@@ -55,6 +59,8 @@ class GlobalPointerConfig(PreTrainedConfig):
     stride: int = 64
     max_entity_tokens: int | None = None
     thresholds: list[float] | tuple[float, ...] = ()
+    score_temperature: float = 1.0
+    tuned_on: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         _refuse_unknown_keys(type(self), kwargs)
@@ -85,6 +91,8 @@ class GlobalPointerConfig(PreTrainedConfig):
             raise ConfigError(
                 f"thresholds must hold one logit per label ({len(self.labels)}), had: {len(self.thresholds)}"
             )
+        if not 0 < self.score_temperature < math.inf:
+            raise ConfigError(f"score_temperature must be above 0, was: {self.score_temperature}; 1 is the usual one")
         if self.max_entity_tokens is not None and self.max_entity_tokens < 1:
             raise ConfigError(
                 f"max_entity_tokens must be at least 1, or null for no limit, was: {self.max_entity_tokens}"

@@ -8,7 +8,7 @@ class Entity:
     """One entity of a document.
 
     `start` and `end` count characters (Unicode code points), end exclusive, so that `document[start:end] == text`.
-    `score` is the sigmoid of the span's logit, between 0 and 1.
+    `score` is the sigmoid of the span's logit, divided by the model's temperature; between 0 and 1.
     """
 
     start: int

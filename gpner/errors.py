@@ -9,6 +9,7 @@ A message says what must hold, what came, and what to do. Catch `GpnerError` to 
     ├── ShapeError           tensors that disagree
     ├── DataError            a file of examples
     ├── DocumentError        one document: its text, its fields
+    ├── TrainingError        a training run that cannot go on
     ├── OutOfMemoryError     the device cannot hold one more batch of this size
     └── ServiceError         Redis, a port or a GPU that the service needs
         ├── QueueFull        the queue holds as many documents as it may
@@ -45,6 +46,10 @@ class DataError(GpnerError):
 
 class DocumentError(GpnerError):
     """A document cannot be read; other documents are not touched by it."""
+
+
+class TrainingError(GpnerError):
+    """A training run cannot go on: its loss is no number any more, or its checkpoint cannot be written."""
 
 
 class OutOfMemoryError(GpnerError):

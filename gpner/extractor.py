@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from gpner.checkpoint import load_checkpoint
@@ -15,7 +16,7 @@ from gpner.entities import Extraction
 from gpner.errors import ConfigError, DocumentError, OutOfMemoryError
 from gpner.model import GlobalPointerForEntities
 from gpner.packing import pack_by_length
-from gpner.tokenization import TextTokenizer, TokenizedText, Window, merge_windows, to_entities
+from gpner.tokenization import TextTokenizer, TokenizedText, Window, entity_logits, merge_windows, to_entities
 
 # How many packs `extract_iter` reads ahead, so that there are neighbours in length to choose from.
 PACKS_AHEAD = 8
@@ -99,20 +100,44 @@ class Extractor:
             DocumentError: If a text is not valid Unicode; after the results of all texts before it.
             OutOfMemoryError: If the device cannot hold a batch; lower `max_batch_tokens`.
         """
+        for batch in self._batches(documents):
+            yield from self.run(batch).extractions
+
+    def candidates(self, documents: Iterable[str], floor: float) -> Iterator[dict[tuple[int, int, str], float]]:
+        """Find what would be entities if the threshold of every label were `floor`.
+
+        Those whose logit lies above the thresholds are exactly the entities that `extract_iter` finds in the same
+        documents, unless it is to keep only flat ones.
+
+        Yields:
+            Of each text, start, end and label of the candidates, each with its logit.
+
+        Raises:
+            DocumentError: If a text is not valid Unicode, or there are millions of candidates.
+            OutOfMemoryError: If the device cannot hold a batch; lower `max_batch_tokens`.
+        """
+        thresholds = torch.full_like(self._thresholds, floor)
+        for batch in self._batches(documents):
+            spans, _, _ = self._decode(batch, thresholds)
+            for document, of_document in zip(batch, spans, strict=True):
+                yield entity_logits(document, merge_windows(document.windows, of_document), self.labels)
+
+    def _batches(self, documents: Iterable[str]) -> Iterator[list[TokenizedText]]:
+        """Tokenize a stream and divide it; a text that is refused raises after all before it were handed out."""
         held: list[TokenizedText] = []
         cost = 0
         for number, document in enumerate(documents):
             try:
                 (tokenized,) = self.tokenize([document])
             except DocumentError as error:
-                yield from self.run(held).extractions
+                yield held
                 raise DocumentError(f"of a stream, counted from 0, number {number}: {error}") from error
             held.append(tokenized)
             cost += 1 + tokenized.n_window_tokens  # an empty text takes room too
             if cost >= PACKS_AHEAD * self.max_batch_tokens:
-                yield from self.run(held).extractions
+                yield held
                 held, cost = [], 0
-        yield from self.run(held).extractions
+        yield held
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
         """Cut texts into windows of token ids. Safe to call from many threads."""
@@ -124,21 +149,29 @@ class Extractor:
         Windows of all documents are packed together by length, so a long document fills its own packs and short ones
         share theirs.
         """
+        spans, forward_seconds, decode_seconds = self._decode(documents, self._thresholds)
+        started = time.perf_counter()
+        extractions = [self._assemble(*document) for document in zip(documents, spans, strict=True)]
+        decode_seconds += time.perf_counter() - started
+        flops = self.model.flops([len(window.token_ids) for document in documents for window in document.windows])
+        return RunResult(extractions, forward_seconds, decode_seconds, flops)
+
+    def _decode(
+        self, documents: Sequence[TokenizedText], thresholds: Tensor
+    ) -> tuple[list[list[list[Span]]], float, float]:
+        """Find the spans of every window of every document; returns also the seconds of forward and of decoding."""
         windows = [window for document in documents for window in document.windows]
         spans: list[list[Span]] = [[] for _ in windows]
         forward_seconds = decode_seconds = 0.0
         for pack in pack_by_length([len(window.token_ids) for window in windows], self.max_batch_tokens):
-            found, forward, decode = self._run_pack([windows[index] for index in pack])
+            found, forward, decode = self._run_pack([windows[index] for index in pack], thresholds)
             forward_seconds += forward
             decode_seconds += decode
             for index, of_window in zip(pack, found, strict=True):
                 spans[index] = of_window
-        started = time.perf_counter()
         of_windows = iter(spans)
-        extractions = [self._assemble(document, [next(of_windows) for _ in document.windows]) for document in documents]
-        decode_seconds += time.perf_counter() - started
-        flops = self.model.flops([len(window.token_ids) for window in windows])
-        return RunResult(extractions, forward_seconds, decode_seconds, flops)
+        of_documents = [[next(of_windows) for _ in document.windows] for document in documents]
+        return of_documents, forward_seconds, decode_seconds
 
     def warm_up(self) -> None:
         """Run the largest pack once, so that no document waits for first-time work."""
@@ -146,7 +179,7 @@ class Extractor:
         self.extract([word * self.max_batch_tokens])
 
     @torch.inference_mode()
-    def _run_pack(self, windows: Sequence[Window]) -> tuple[list[list[Span]], float, float]:
+    def _run_pack(self, windows: Sequence[Window], thresholds: Tensor) -> tuple[list[list[Span]], float, float]:
         started = time.perf_counter()
         ids = torch.tensor([token for window in windows for token in window.token_ids], device=self.device)
         contents = []
@@ -159,9 +192,7 @@ class Extractor:
             if self.device.type == "cuda":
                 torch.cuda.synchronize()  # else the kernels' time would count as decoding
             forwarded = time.perf_counter()
-            spans = decode_pack(
-                factors, contents, self._thresholds, max_entity_tokens=self.model.config.max_entity_tokens
-            )
+            spans = decode_pack(factors, contents, thresholds, max_entity_tokens=self.model.config.max_entity_tokens)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
                 f"a batch must fit on {self.device}, {start} tokens did not; lower max_batch_tokens ({error})"
@@ -169,7 +200,8 @@ class Extractor:
         return spans, forwarded - started, time.perf_counter() - forwarded
 
     def _assemble(self, document: TokenizedText, spans: Sequence[Sequence[Span]]) -> Extraction:
-        entities = to_entities(document, merge_windows(document.windows, spans), self.labels)
+        merged = merge_windows(document.windows, spans)
+        entities = to_entities(document, merged, self.labels, score_temperature=self.model.config.score_temperature)
         if self.flat:
             entities = keep_flat(entities)
         return Extraction(entities, tokens=document.n_tokens, windows=len(document.windows))

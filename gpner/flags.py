@@ -4,32 +4,55 @@ No torch here, so that `--help` answers at once.
 """
 
 from argparse import SUPPRESS, ArgumentParser, Namespace
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, Field, field, fields
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 Options = TypeVar("Options")
 
+# What stands for a value in the help, by its type.
+PLACEHOLDERS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
 
-def flag(help_text: str, default: Any = MISSING, choices: tuple[str, ...] | None = None) -> Any:
-    """Declare an option; without a default it is a required one."""
-    metadata = {"help": help_text, "choices": choices}
+
+def flag(help_text: str, default: Any = MISSING, choices: tuple[str, ...] | None = None, group: str = "") -> Any:
+    """Declare an option; without a default it is a required one, and False as default makes it a switch.
+
+    Args:
+        help_text: What it does, when to change it, its unit.
+        default: Its value where the flag is not given.
+        choices: The only values that it may have.
+        group: Heading under which the help lists it; its flags need not be declared one after another.
+    """
+    metadata = {"help": help_text, "choices": choices, "group": group}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
 def add_flags(parser: ArgumentParser, options: type) -> None:
     """Give a parser one flag for each option of a dataclass: `--head-size` for `head_size`."""
     types = get_type_hints(options)
+    groups: dict[str, Any] = {"": parser}
     for option in fields(options):
+        heading = option.metadata["group"]
+        if heading not in groups:
+            groups[heading] = parser.add_argument_group(heading)
         kind = next(kind for kind in (*get_args(types[option.name]), types[option.name]) if kind is not type(None))
-        required = option.default is MISSING
-        parser.add_argument(
-            "--" + option.name.replace("_", "-"),
-            type=kind,
-            required=required,
-            default=SUPPRESS if required else option.default,
-            choices=option.metadata["choices"],
-            help=option.metadata["help"],
-        )
+        groups[heading].add_argument("--" + option.name.replace("_", "-"), **_settings(option, kind))
+
+
+def _settings(option: Field[Any], kind: type) -> dict[str, Any]:
+    # argparse prints every default, and what a switch or an unlimited option does without its flag its help text says.
+    unspoken = option.default is MISSING or option.default is None or option.default is False
+    settings = {"help": option.metadata["help"], "default": SUPPRESS if unspoken else option.default}
+    if kind is bool:
+        return {**settings, "action": "store_true"}
+    choices = option.metadata["choices"]
+    return {
+        **settings,
+        "type": kind,
+        "required": option.default is MISSING,
+        "choices": choices,
+        "metavar": None if choices else PLACEHOLDERS[kind],
+    }
 
 
 def read_flags(namespace: Namespace, options: type[Options]) -> Options:
@@ -38,4 +61,5 @@ def read_flags(namespace: Namespace, options: type[Options]) -> Options:
     Raises:
         ConfigError: If one is out of its range.
     """
-    return options(**{option.name: getattr(namespace, option.name) for option in fields(options)})  # type: ignore[arg-type]
+    given = vars(namespace)
+    return options(**{option.name: given[option.name] for option in fields(options) if option.name in given})  # type: ignore[arg-type]

@@ -10,6 +10,8 @@ factorises: Σ_ij e^s_ij e^a_ti e^b_tj is one exp of length² numbers and a matr
 that is positive for any label is left out of the product and added back for the labels for which it is negative.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -18,6 +20,9 @@ from gpner.heads import SpanFactors
 
 # Rows of spans per block; a block is computed again in the backward pass, so memory is linear in the length.
 BLOCK_ROWS = 256
+# Documents up to this length keep their blocks instead: five bytes a span, so at most 2.5 KB a token for each set of
+# vectors, where an encoder of six layers and hidden size 384 keeps 200 KB a token.
+KEPT_LENGTH = 512
 # Below this share of its bound a factorised sum has lost digits to underflow and is computed term by term.
 UNDERFLOW = 1e-25
 NOTHING = float("-inf")
@@ -34,88 +39,100 @@ def span_loss(factors: SpanFactors, spans: Tensor, *, max_entity_tokens: int | N
     Returns:
         One loss per label. Shape: (n_labels,).
     """
-    n_labels = factors.start_bias.shape[1]
     if max_entity_tokens is not None:
         spans = spans[spans[:, 2] - spans[:, 1] < max_entity_tokens]
     if factors.query.shape[1] == 1:
         return _loss_of_shared_vectors(factors, spans, max_entity_tokens)
     losses = []
-    for label in range(n_labels):
-        column = slice(label, label + 1)
-        one = SpanFactors(
-            factors.query[:, column], factors.key[:, column], factors.start_bias[:, column], factors.end_bias[:, column]
-        )
-        of_label = spans[spans[:, 0] == label].clone()
-        of_label[:, 0] = 0
-        losses.append(_loss_of_shared_vectors(one, of_label, max_entity_tokens))
+    tensors = (factors.query, factors.key, factors.start_bias, factors.end_bias)
+    for label, of_label in enumerate(zip(*(tensor.split(1, dim=1) for tensor in tensors), strict=True)):
+        own = spans[spans[:, 0] == label].clone()
+        own[:, 0] = 0
+        losses.append(_loss_of_shared_vectors(SpanFactors(*of_label), own, max_entity_tokens))
     return torch.cat(losses)
 
 
 def _loss_of_shared_vectors(factors: SpanFactors, spans: Tensor, band: int | None) -> Tensor:
     length, n_labels = factors.start_bias.shape
-    query, key = factors.query[:, 0], factors.key[:, 0]
     cells, index = torch.unique(spans[:, 1] * length + spans[:, 2], return_inverse=True)
     first, last = cells // length, cells % length
     positive = torch.zeros(len(cells), n_labels, dtype=torch.bool, device=cells.device)
     positive[index, spans[:, 0]] = True
-    scores = (query[first] * key[last]).sum(-1, keepdim=True)
+    scores = (factors.query[first, 0] * factors.key[last, 0]).sum(-1, keepdim=True)
     logits = scores + factors.start_bias[first] + factors.end_bias[last]
 
     zero = logits.new_zeros(1, n_labels)
-    negatives = [zero, logits.masked_fill(positive, NOTHING)]
-    for start in range(0, length, BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, length)
-        end = length if band is None else min(length, stop + band - 1)
-        excluded = _excluded(start, stop, end, first, last, band)
-        negatives.append(
-            checkpoint(
-                _negatives_of_rows,
-                query[start:stop],
-                key[start:end],
-                factors.start_bias[start:stop],
-                factors.end_bias[start:end],
-                excluded,
-                use_reentrant=False,
-            )
-        )
+    negatives = [zero, logits.masked_fill(positive, NOTHING), *_negatives(factors, first, last, band)]
     positives = torch.cat([zero, (-logits).masked_fill(~positive, NOTHING)])
     return torch.cat(negatives).logsumexp(0) + positives.logsumexp(0)
 
 
-def _excluded(start: int, stop: int, end: int, first: Tensor, last: Tensor, band: int | None) -> Tensor:
-    """Mark what the factorised sum leaves out of rows `start` to `stop - 1`. Shape: (rows, end - start)."""
-    rows = torch.arange(start, stop, device=first.device)[:, None]
-    columns = torch.arange(start, end, device=first.device)[None]
-    excluded = columns < rows
-    if band is not None:
-        excluded |= columns >= rows + band
-    here = (first >= start) & (first < stop) & (last < end)
-    excluded[first[here] - start, last[here] - start] = True
-    return excluded
+def _negatives(factors: SpanFactors, first: Tensor, last: Tensor, band: int | None) -> Iterator[Tensor]:
+    """Yield `_negatives_of_rows` for each block of rows; the spans `first`..`last` take no part."""
+    length = factors.query.shape[0]
+    for start in range(0, length, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, length)
+        end = length if band is None else min(length, stop + band - 1)
+        here = (first >= start) & (first < stop)
+        block = (
+            factors.query[start:stop, 0],
+            factors.key[start:end, 0],
+            factors.start_bias[start:stop],
+            factors.end_bias[start:end],
+            first[here] - start,
+            last[here] - start,
+            band,
+        )
+        if length <= KEPT_LENGTH:
+            yield _negatives_of_rows(*block)
+        else:
+            yield checkpoint(_negatives_of_rows, *block, use_reentrant=False, preserve_rng_state=False)
 
 
-def _negatives_of_rows(query: Tensor, key: Tensor, start_bias: Tensor, end_bias: Tensor, excluded: Tensor) -> Tensor:
+def _negatives_of_rows(
+    query: Tensor,
+    key: Tensor,
+    start_bias: Tensor,
+    end_bias: Tensor,
+    first: Tensor,
+    last: Tensor,
+    band: int | None,
+) -> Tensor:
     """Log of the summed exponentials of each row's spans.
 
     Args:
         query: Shape: (rows, head_size).
-        key: Shape: (columns, head_size).
+        key: Shape: (columns, head_size); column 0 is the token of row 0.
         start_bias: Shape: (rows, n_labels).
         end_bias: Shape: (columns, n_labels).
-        excluded: True where a span takes no part. Shape: (rows, columns).
+        first: Row of each span that takes no part.
+        last: Its column.
+        band: Most tokens of a span, or None.
 
     Returns:
         Shape: (rows, n_labels); -inf for a row without spans.
     """
-    scores = (query @ key.T).masked_fill(excluded, NOTHING)
-    empty = excluded.all(dim=1, keepdim=True)
-    row_maximum = scores.detach().amax(dim=1, keepdim=True).masked_fill(empty, 0.0)
+    scores = (query @ key.T).masked_fill_(_excluded(query.shape[0], key.shape[0], first, last, band), NOTHING)
+    row_maximum = scores.detach().amax(dim=1, keepdim=True)
+    empty = row_maximum == NOTHING
+    row_maximum = row_maximum.masked_fill(empty, 0.0)
     label_maximum = end_bias.detach().amax(dim=0, keepdim=True)
-    sums = (scores - row_maximum).exp() @ (end_bias - label_maximum).exp()
+    scores = scores.sub_(row_maximum)
+    sums = scores.exp() @ (end_bias - label_maximum).exp()
     lost = (sums < UNDERFLOW).any(dim=1) & ~empty[:, 0]
-    summed = sums.clamp_min(UNDERFLOW).log() + row_maximum + label_maximum
+    summed = sums.clamp_min(UNDERFLOW).log() + label_maximum
     if lost.any():
         # Where the row's best score and the label's best end lie far apart, their product underflows.
         term_by_term = (scores[lost][:, :, None] + end_bias[None]).logsumexp(dim=1)
         summed = summed.masked_fill(lost[:, None], 0.0).index_put((lost.nonzero()[:, 0],), term_by_term)
-    return (summed + start_bias).masked_fill(empty, NOTHING)
+    return (summed + row_maximum + start_bias).masked_fill(empty, NOTHING)
+
+
+def _excluded(rows: int, columns: int, first: Tensor, last: Tensor, band: int | None) -> Tensor:
+    """Mark what the factorised sum leaves out. Shape: (rows, columns)."""
+    every = torch.ones(rows, columns, dtype=torch.bool, device=first.device)
+    excluded = every.tril(-1)
+    if band is not None:
+        excluded |= every.triu(band)
+    excluded[first, last] = True
+    return excluded

@@ -235,14 +235,29 @@ def _home(windows: Sequence[Window], first_token: int, last_token: int) -> int:
     return max(windows_holding(windows, first_token, last_token), key=distance)
 
 
-def to_entities(tokenized: TokenizedText, spans: Sequence[Span], labels: Sequence[str]) -> tuple[Entity, ...]:
-    """Turn spans of document tokens into entities.
-
-    Blank tokens at the edges of a span are left out, and a span of blanks only is dropped. Spans that cut the same
-    characters for the same label (byte-level tokens split a character) become one entity with the best score.
+def to_entities(
+    tokenized: TokenizedText, spans: Sequence[Span], labels: Sequence[str], *, score_temperature: float = 1.0
+) -> tuple[Entity, ...]:
+    """Turn spans of document tokens into entities; a score is the sigmoid of logit / temperature.
 
     Returns:
         Entities by start, then longest first, then label.
+    """
+    logits = entity_logits(tokenized, spans, labels)
+    ordered = sorted(logits.items(), key=lambda item: (item[0][0], -item[0][1], item[0][2]))
+    return tuple(
+        Entity(start, end, label, tokenized.text[start:end], _sigmoid(logit / score_temperature))
+        for (start, end, label), logit in ordered
+    )
+
+
+def entity_logits(
+    tokenized: TokenizedText, spans: Sequence[Span], labels: Sequence[str]
+) -> dict[tuple[int, int, str], float]:
+    """Turn spans of document tokens into start, end (characters) and label, each with its logit.
+
+    Blank tokens at the edges of a span are left out, and a span of blanks only is dropped. Spans that cut the same
+    characters for the same label (byte-level tokens split a character) become one entity with the best logit.
     """
     best: dict[tuple[int, int, str], float] = {}
     for span in spans:
@@ -250,10 +265,7 @@ def to_entities(tokenized: TokenizedText, spans: Sequence[Span], labels: Sequenc
         if characters is not None:
             key = (*characters, labels[span.label])
             best[key] = max(span.logit, best.get(key, -math.inf))
-    ordered = sorted(best.items(), key=lambda item: (item[0][0], -item[0][1], item[0][2]))
-    return tuple(
-        Entity(start, end, label, tokenized.text[start:end], _sigmoid(logit)) for (start, end, label), logit in ordered
-    )
+    return best
 
 
 def _characters(offsets: list[tuple[int, int]], first: int, last: int) -> tuple[int, int] | None:

@@ -1,74 +1,18 @@
 """Training from files to a checkpoint, on a corpus small enough to be learnt by heart."""
 
 import json
+from dataclasses import fields
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, TrainingArguments
 
 from gpner.checkpoint import load_checkpoint, merge_adapter
 from gpner.cli import main
-from gpner.dataset import Feature
 from gpner.errors import ConfigError, DataError
 from gpner.extractor import Extractor
-from gpner.model import GlobalPointerForEntities
-from gpner.options import TrainingOptions
-from gpner.training import SpanTrainer, collate, train
-
-NAMES = ["Ada", "Grace", "Alan", "Edsger"]
-PLACES = ["London", "Lisbon", "Zurich"]
-
-
-def write_corpus(file, n_documents):
-    """Sentences with a person, a place, and a person that holds a place inside."""
-    lines = []
-    for number in range(n_documents):
-        name, place = NAMES[number % len(NAMES)], PLACES[number % len(PLACES)]
-        text = f"Yesterday {name} left home. The mayor of {place} waited."
-        outer = text.index("The mayor")
-        entities = [
-            [text.index(name), text.index(name) + len(name), "PER"],
-            [outer, text.index(" waited"), "PER"],
-            [text.index(place), text.index(place) + len(place), "GPE"],
-        ]
-        lines.append(json.dumps({"id": str(number), "text": text, "entities": entities}))
-    file.write_text("\n".join(lines), encoding="utf-8")
-    return file
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory, wordpiece_tokenizer):
-    folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(wordpiece_tokenizer),
-        hidden_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        intermediate_size=64,
-    )
-    BertModel(config).save_pretrained(folder)
-    wordpiece_tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def options(tmp_path, encoder):
-    corpus = write_corpus(tmp_path / "corpus.jsonl", 24)
-    return {
-        "encoder": str(encoder),
-        "train": corpus,
-        "dev": corpus,
-        "output": tmp_path / "model",
-        "context": 32,
-        "stride": 4,
-        "epochs": 12,
-        "batch_size": 4,
-        "encoder_learning_rate": 2e-3,
-        "head_learning_rate": 1e-2,
-        "head_size": 16,
-        "weight_decay": 0.0,
-    }
+from gpner.training import train
+from gpner.training_options import TrainingOptions
+from tests.training_fixtures import as_flags, write_corpus
 
 
 def test_training_learns_nested_entities_and_leaves_a_whole_checkpoint(options, tmp_path):
@@ -120,40 +64,60 @@ def test_spans_longer_than_the_longest_entity_are_counted_and_reported(options):
     assert {label for _, _, _, label in report.inexpressible} == {"PER"}
 
 
-def test_encoder_and_head_learn_at_their_own_rates_and_biases_do_not_decay(options, encoder, wordpiece_tokenizer):
-    chosen = TrainingOptions(**{**options, "weight_decay": 0.1})
-    model = GlobalPointerForEntities.from_encoder(encoder, labels=["PER"], context=32, stride=4)
-    arguments = TrainingArguments(output_dir=str(options["output"]), use_cpu=True, weight_decay=0.1, report_to=[])
-    trainer = SpanTrainer(options=chosen, model=model, args=arguments, processing_class=wordpiece_tokenizer)
-
-    groups = trainer.create_optimizer().param_groups
-
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    settings = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
-    assert settings.keys() == set(names.values())
-    assert settings["head.projection.weight"] == (1e-2, 0.1)
-    assert settings["head.label_projection.weight"] == (1e-2, 0.1)
-    assert settings["head.projection.bias"] == (1e-2, 0.0)
-    assert settings["encoder.embeddings.word_embeddings.weight"] == (2e-3, 0.1)
-    assert settings["encoder.encoder.layer.0.attention.output.LayerNorm.weight"] == (2e-3, 0.0)
-
-
-def test_the_windows_of_a_step_are_concatenated_without_padding():
-    features = [Feature([1, 5, 6, 2], 1, 2, [(0, 0, 1)]), Feature([1, 7, 2], 1, 1, [])]
-
-    batch = collate(features)
-
-    assert batch["input_ids"].tolist() == [1, 5, 6, 2, 1, 7, 2]
-    assert batch["lengths"].tolist() == [4, 3]
-    assert batch["contents"].tolist() == [[1, 3], [1, 2]]
-    assert batch["spans"].tolist() == [[0, 0, 0, 1]]
-
-
 def test_a_corpus_without_entities_is_refused(options):
     options["train"].write_text('{"text": "nothing here", "entities": []}')
 
     with pytest.raises(DataError, match="needs at least one entity"):
         train(TrainingOptions(**options))
+
+
+def test_a_dev_file_without_entities_is_refused_as_it_can_choose_no_epoch(options, tmp_path):
+    dev = tmp_path / "dev.jsonl"
+    dev.write_text('{"text": "nothing here", "entities": []}')
+
+    with pytest.raises(DataError, match=r"dev\.jsonl: training needs at least one entity"):
+        train(TrainingOptions(**{**options, "dev": dev}))
+
+
+def test_an_empty_file_is_refused(options):
+    options["train"].write_text("")
+
+    with pytest.raises(DataError, match=r"corpus\.jsonl: must hold at least one example, was empty"):
+        train(TrainingOptions(**options))
+
+
+def test_one_broken_line_among_many_is_reported_at_once_and_left_out(options, capsys):
+    lines = options["train"].read_text().splitlines()
+    options["train"].write_text("\n".join([*lines[:5], "{broken", *lines[5:]]))
+
+    assert main(["train", *as_flags({**options, "epochs": 1})]) == 0
+
+    assert "corpus.jsonl:6: " in capsys.readouterr().err
+    metrics = json.loads((options["output"] / "metrics.json").read_text())
+    assert metrics["windows"] == 24
+    assert len(metrics["problems"]) == 2  # the file is training's and dev's
+    assert all("corpus.jsonl:6: " in problem for problem in metrics["problems"])
+
+
+def test_strict_stops_at_a_broken_line(options):
+    with options["train"].open("a") as file:
+        file.write("\n{broken")
+
+    with pytest.raises(DataError, match=r"corpus\.jsonl:25: "):
+        train(TrainingOptions(**options, strict=True))
+
+    assert not options["output"].exists()
+
+
+def test_documents_longer_than_the_context_are_read_in_windows_and_counted(options):
+    short = options["train"].read_text()
+    long = json.dumps({"id": "long", "text": "Yesterday Ada left home. " * 12, "entities": [[10, 13, "PER"]]})
+    options["train"].write_text(f"{short}\n{long}")
+
+    report = train(TrainingOptions(**{**options, "epochs": 1}))
+
+    assert report.windowed == 1
+    assert report.windows > 26
 
 
 def test_labels_that_only_dev_has_are_refused(options, tmp_path):
@@ -175,6 +139,8 @@ def test_a_context_past_the_encoders_positions_names_the_command_that_extends_it
         ({"epochs": 0}, "epochs must be above 0, was: 0"),
         ({"warmup": 1.5}, "warmup must be a share of all steps, from 0 to below 1, was: 1.5"),
         ({"head_learning_rate": float("nan")}, "head_learning_rate must be above 0, was: nan"),
+        ({"max_pack_tokens": 0}, "max_pack_tokens must be above 0, was: 0"),
+        ({"patience": -1}, "patience must be at least 0, was: -1"),
         ({"lora_rank": -1}, "lora_rank must be at least 1, or 0"),
     ],
 )
@@ -184,11 +150,10 @@ def test_an_option_out_of_range_is_refused_before_anything_is_loaded(options, ch
 
 
 def test_the_command_line_trains_evaluates_and_extracts(options, tmp_path, capsys):
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**options, "epochs": 8}.items()]
     letter = tmp_path / "letter.txt"
     letter.write_text("Yesterday Grace left home. The mayor of Zurich waited.", encoding="utf-8")
 
-    assert main(["train", *flags]) == 0
+    assert main(["train", *as_flags({**options, "epochs": 8})]) == 0
     capsys.readouterr()
     assert main(["evaluate", str(options["output"]), str(options["dev"]), "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)
@@ -197,8 +162,23 @@ def test_the_command_line_trains_evaluates_and_extracts(options, tmp_path, capsy
 
     trained = json.loads((options["output"] / "metrics.json").read_text())
     assert scores == trained["dev"]
+    assert scores["micro"]["f1"] == max(epoch["eval_f1"] for epoch in trained["history"])
     assert line["id"] == str(letter)
     assert {entity["text"] for entity in line["entities"]} == {"Grace", "The mayor of Zurich", "Zurich"}
+
+
+def test_the_help_of_training_groups_its_flags_and_says_what_each_does(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+
+    shown = capsys.readouterr().out
+    places = [shown.index(f"\n{group}:\n") for group in ("data", "model", "optimisation", "run")]
+    assert places == sorted(places)
+    for option in fields(TrainingOptions):
+        assert len(option.metadata["help"].split()) > 3
+        assert f"\n  --{option.name.replace('_', '-')}" in shown
+    assert "None" not in shown
+    assert "False" not in shown
 
 
 def test_a_users_mistake_ends_as_one_line_and_exit_code_2(tmp_path, capsys):

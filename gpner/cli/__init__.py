@@ -1,27 +1,34 @@
-"""The command line of the model: `gpner train | evaluate | extract | extend`, a module for each command."""
+"""The command line of the model: `gpner train | tune | evaluate | ...`, a module for each command."""
 
 import argparse
 import logging
+import os
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
-from gpner.cli import evaluate, extend, extract, train
+from gpner.cli import convert, evaluate, extend, extract, pretrain, train, tune
 from gpner.errors import GpnerError
 
 # Exit code of a command that could not do its work because of what the user gave it.
 WRONG_USE = 2
-COMMANDS = (train, evaluate, extract, extend)
+COMMANDS = (convert, train, tune, evaluate, extract, extend, pretrain)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake ends as one line on standard error and exit code 2."""
     options = build_parser().parse_args(arguments)
     try:
-        _quiet_libraries()
+        if options.loads_models:
+            _quiet_libraries()
         options.run(options)
+        sys.stdout.flush()
     except GpnerError as error:
         message = str(error)
+    except BrokenPipeError:  # whoever reads our output, `head` for instance, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ModuleNotFoundError as error:
         message = f"this command needs the package {error.name}, it is not installed; run `pip install 'gpner[train]'`"
     else:

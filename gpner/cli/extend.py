@@ -24,13 +24,15 @@ def add_command(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from gpner.checkpoint import load_tokenizer, make_folder
-    from gpner.model import load_encoder
     from gpner.positions import extend_encoder
+    from gpner.pretraining.model import encoder_of, load_with_head
 
     make_folder(options.output)
-    encoder, tokenizer = load_encoder(options.encoder), load_tokenizer(options.encoder)
-    extend_encoder(encoder, options.context, method=options.method, alpha=options.alpha, anchor=options.anchor)
+    # A pre-training head stays, for `gpner pretrain` to go on with.
+    model, tokenizer = load_with_head(options.encoder), load_tokenizer(options.encoder)
+    settings = {"method": options.method, "alpha": options.alpha, "anchor": options.anchor}
+    extend_encoder(encoder_of(model), options.context, **settings)
     tokenizer.model_max_length = options.context
-    encoder.save_pretrained(options.output)
+    model.save_pretrained(options.output)
     tokenizer.save_pretrained(options.output)
     Console().print(f"{options.output} reads {options.context} positions")

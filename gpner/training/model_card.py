@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 
-def write_model_card(folder: Path, run: dict[str, Any]) -> None:
+def write_model_card(folder: Path, run: dict[str, Any], *, name: str) -> None:
     """Write `README.md` beside a checkpoint.
 
     Args:
         folder: The checkpoint's folder.
         run: Content of the run's `metrics.json`.
+        name: What the model is called.
     """
     options = run["options"]
     lines = [
@@ -19,7 +20,7 @@ def write_model_card(folder: Path, run: dict[str, Any]) -> None:
         "pipeline_tag: token-classification",
         "---",
         "",
-        f"# {folder.resolve().name}",
+        f"# {name}",
         "",
         f"A gpner model: nested named entities, {options['head']} over {Path(options['encoder']).name}.",
         "",
@@ -37,7 +38,7 @@ def write_model_card(folder: Path, run: dict[str, Any]) -> None:
         "```python",
         "from gpner.extractor import Extractor",
         "",
-        f'Extractor.from_pretrained("{folder.name}").extract(["..."])',
+        f'Extractor.from_pretrained("{name}").extract(["..."])',
         "```",
         "",
     ]

@@ -1,0 +1,5 @@
+"""`python -m gpner.cli`, which is how `torchrun` starts it on every GPU."""
+
+from gpner.cli import main
+
+raise SystemExit(main())

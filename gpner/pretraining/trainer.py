@@ -1,0 +1,115 @@
+"""The transformers Trainer for masked language modelling over packs: loss of hidden tokens, perplexity by position."""
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from gpner.errors import DataError, TrainingError
+from gpner.pretraining.data import MaskedPacks
+from gpner.pretraining.model import masked_logits
+
+# Where the positions of most pretrained tables end; perplexity is also given below and above.
+SHORT_CONTEXT = 512
+# How many documents an error names.
+NAMED_DOCUMENTS = 20
+
+
+class MaskedTrainer(Trainer):
+    """Trainer whose loss is the mean over the hidden tokens of a step, however they are spread over its packs."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(callbacks=[NewMasks()], **arguments)
+        # So the Trainer counts the hidden tokens of a step and leaves the division to compute_loss.
+        self.model_accepts_loss_kwargs = True
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Cross-entropy of the hidden tokens; with pairs plus that of the pairs, as BERT and ALBERT add them.
+
+        Raises:
+            TrainingError: If it is not a finite number.
+        """
+        logits, pairs = masked_logits(model, inputs)
+        labels = inputs["labels"]
+        loss = cross_entropy(logits, labels, reduction="sum")
+        if pairs is not None:
+            loss = loss + len(labels) * cross_entropy(pairs, inputs["torn"])
+        self._check_finite(loss, inputs["documents"])
+        of_step = len(labels) if num_items_in_batch is None else int(num_items_in_batch)
+        return loss / max(of_step, 1)
+
+    def evaluate(self, *arguments: Any, metric_key_prefix: str = "eval", **options: Any) -> dict[str, float]:
+        """Measure perplexity on the packs of `eval_dataset`, whose masks are the same every time.
+
+        Returns:
+            Loss and perplexity, of all hidden tokens and of those below and from position 512 on, and the share of
+            pairs that were told right.
+
+        Raises:
+            DataError: If nothing is hidden in the texts.
+        """
+        losses, positions, right = self._predict(cast(MaskedPacks, self.eval_dataset))
+        if not len(losses):
+            raise DataError(
+                "texts to evaluate on must hold a word that can be hidden, all are too long; give other texts"
+            )
+        metrics = {"loss": losses.mean().item(), "perplexity": math.exp(losses.mean().item())}
+        for name, inside in (("short", positions < SHORT_CONTEXT), ("long", positions >= SHORT_CONTEXT)):
+            if inside.any():
+                metrics[f"perplexity_{name}"] = math.exp(losses[inside].mean().item())
+                metrics[f"tokens_{name}"] = int(inside.sum())
+        if len(right):
+            metrics["pair_accuracy"] = right.float().mean().item()
+        metrics = {f"{metric_key_prefix}_{name}": figure for name, figure in metrics.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @torch.no_grad()
+    def _predict(self, packs: MaskedPacks) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss and position of every hidden token, and whether each pair was told right."""
+        model = cast(nn.Module, self.model)
+        model.eval()
+        losses, positions, right = [], [], [torch.empty(0, dtype=torch.bool)]
+        for number in range(len(packs)):
+            batch = self._prepare_inputs(packs[number])
+            with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.args.bf16):
+                logits, pairs = masked_logits(model, batch)
+            losses.append(cross_entropy(logits, batch["labels"], reduction="none").double().cpu())
+            positions.append(torch.cat([torch.arange(n) for n in batch["lengths"].tolist()])[batch["chosen"].cpu()])
+            if pairs is not None:
+                right.append((pairs.argmax(dim=-1) == batch["torn"]).cpu())
+        return torch.cat(losses), torch.cat(positions), torch.cat(right)
+
+    def _check_finite(self, loss: Tensor, documents: list[str]) -> None:
+        if not torch.isfinite(loss):
+            named = list(dict.fromkeys(documents))
+            others = f" and {len(named) - NAMED_DOCUMENTS} more" if len(named) > NAMED_DOCUMENTS else ""
+            raise TrainingError(
+                f"the loss must be a finite number, at step {self.state.global_step + 1} it was: {loss.item()}; lower "
+                f"--learning-rate, and look at the documents: {', '.join(named[:NAMED_DOCUMENTS])}{others}"
+            )
+
+
+class NewMasks(TrainerCallback):
+    """Tells the packs which epoch it is, so that each hides other tokens, and a resumed one the same."""
+
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Set the number of the epoch, which a resumed run begins in its middle."""
+        train_dataloader.dataset.epoch = int(state.epoch or 0)

@@ -1,0 +1,155 @@
+"""The folder of a training run: whose it is, which of its checkpoints are whole, and how the result gets into it.
+
+A run may be killed at any moment and its disk may fill up. So a checkpoint counts only once it is marked, nothing is
+deleted before its successor is marked, and the result is written aside and moved into place when all of it is written.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from gpner.checkpoint import make_folder
+from gpner.errors import ConfigError, TrainingError
+
+# What the run was started with; its presence makes a folder that of a run.
+OPTIONS = "options.json"
+# Written last; its presence means that the run is finished.
+METRICS = "metrics.json"
+# Marks a checkpoint that is whole.
+COMPLETE = "complete"
+
+
+class RunFolder:
+    """The output folder of one run.
+
+    Attributes:
+        path: The folder.
+        checkpoints: Where the epochs' checkpoints lie while the run is not finished.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+
+    def claim(self, settings: dict[str, Any], *, resume: bool) -> None:
+        """Make the folder this run's own, or see that it is this very run that shall continue.
+
+        Args:
+            settings: All that the run's result depends on.
+            resume: Whether a run that the folder holds shall continue.
+
+        Raises:
+            ConfigError: If the folder holds a finished run, another run, a run that shall not continue, or a model; or
+                it cannot be made.
+        """
+        make_folder(self.path)
+        if (self.path / METRICS).exists():
+            raise ConfigError(
+                f"the output must be a new folder, {self.path} holds a finished run; score it with `gpner evaluate`, "
+                "name another folder, or delete this one to train again"
+            )
+        if (self.path / OPTIONS).exists():
+            self._check(settings, resume)
+        elif (self.path / "config.json").exists():
+            raise ConfigError(f"the output must be a new folder, {self.path} holds a model; name another folder")
+        else:
+            write_text(self.path / OPTIONS, json.dumps(settings, indent=2) + "\n")
+
+    def _check(self, settings: dict[str, Any], resume: bool) -> None:
+        if not resume:
+            raise ConfigError(
+                f"the output must be a new folder, {self.path} holds an unfinished run; continue it with --resume, "
+                "name another folder, or delete this one"
+            )
+        started = json.loads((self.path / OPTIONS).read_text(encoding="utf-8"))
+        names = [name for name in {**started, **settings} if started.get(name) != settings.get(name)]
+        if names:
+            changes = ", ".join(f"{name} was {started.get(name)}, is {settings.get(name)}" for name in names)
+            raise ConfigError(
+                f"a run must continue with what it was started with, in {self.path} differ: {changes}; give the same "
+                "flags and files again, or start anew in another folder"
+            )
+
+    def last_checkpoint(self) -> Path | None:
+        """The checkpoint of the last epoch that is whole, if there is one."""
+        whole = [file.parent for file in self.checkpoints.glob(f"checkpoint-*/{COMPLETE}")]
+        return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Turn what a full disk makes of saving into one clear error.
+
+        Raises:
+            TrainingError: If something could not be written.
+        """
+        try:
+            yield
+        except (OSError, SafetensorError, RuntimeError) as error:
+            # torch reports a failed write as RuntimeError, with nothing but its file of C++ to tell it from others.
+            if isinstance(error, RuntimeError) and "inline_container.cc" not in str(error):
+                raise
+            last = self.last_checkpoint()
+            kept = f"what is whole stays in {last}" if last else "no epoch is saved yet"
+            raise TrainingError(
+                f"checkpoints must be written to {self.path}, they could not be: {error}; {kept}: free some space and "
+                "run the command again with --resume"
+            ) from error
+
+    @contextmanager
+    def result(self) -> Iterator[Path]:
+        """Give a folder to write the result to; if all went well its files are moved into the run's folder.
+
+        `metrics.json` goes last and ends the run; the checkpoints, which nobody needs any more, go with it.
+        """
+        aside = self.path / "unfinished"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        yield aside
+        for file in sorted(aside.iterdir(), key=lambda file: file.name == METRICS):
+            if (self.path / file.name).is_dir():
+                shutil.rmtree(self.path / file.name)
+            file.replace(self.path / file.name)
+        aside.rmdir()
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+
+class KeepCheckpoints(TrainerCallback):
+    """Marks each checkpoint once it is whole, and only then deletes those that are neither the last nor the best."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.checkpoints = folder.checkpoints
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Find the best checkpoint of a resumed run, whose folder may have been moved since."""
+        if state.best_global_step:
+            state.best_model_checkpoint = str(self.checkpoints / f"checkpoint-{state.best_global_step}")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Mark the checkpoint, delete others."""
+        if args.world_size > 1:
+            torch.distributed.barrier()  # every process adds the state of its random numbers
+        if not state.is_world_process_zero:
+            return
+        last = self.checkpoints / f"checkpoint-{state.global_step}"
+        (last / COMPLETE).touch()
+        kept = {last, self.checkpoints / f"checkpoint-{state.best_global_step}"}
+        for folder in self.checkpoints.glob("checkpoint-*"):
+            if folder not in kept:
+                (folder / COMPLETE).unlink(missing_ok=True)
+                shutil.rmtree(folder)
+
+
+def write_text(file: Path, content: str) -> None:
+    """Write a file that is there whole or not at all."""
+    aside = file.with_name(file.name + ".unfinished")
+    aside.write_text(content, encoding="utf-8")
+    aside.replace(file)

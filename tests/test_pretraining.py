@@ -1,0 +1,254 @@
+"""Pre-training from text files to an encoder, on texts small enough to be learnt by heart."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AlbertConfig,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    BertConfig,
+    BertModel,
+    TrainerCallback,
+)
+
+from gpner.cli import main
+from gpner.errors import CheckpointError, ConfigError, EncoderError, TrainingError
+from gpner.model import load_encoder
+from gpner.pretraining import pretrain
+from gpner.pretraining.model import load_with_head
+from gpner.pretraining.texts import TextDocument
+from gpner.pretraining.trainer import MaskedTrainer
+from gpner.pretraining.vocabulary import load_vocabulary, train_vocabulary
+from gpner.pretraining_options import PretrainingOptions
+from tests.test_training import write_corpus
+
+SENTENCES = ["the house of commons met in london.", "ada wrote a letter to charles.", "rain fell on the old town."]
+SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+def write_texts(file, n_documents=10, n_sentences=6):
+    lines = [
+        json.dumps({"text": " ".join(SENTENCES[(number + step) % 3] for step in range(n_sentences))})
+        for number in range(n_documents)
+    ]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A configuration and a vocabulary to start from."""
+    folder = tmp_path_factory.mktemp("start")
+    BertConfig(**SIZES, max_position_embeddings=64).save_pretrained(folder)
+    train_vocabulary([TextDocument("a", tuple(SENTENCES))], 90).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def options(tmp_path, start):
+    return {
+        "config": str(start / "config.json"),
+        "tokenizer": str(start),
+        "train": write_texts(tmp_path / "texts.jsonl"),
+        "output": tmp_path / "encoder",
+        "context": 32,
+        "batch_tokens": 64,
+        "epochs": 6,
+        "learning_rate": 5e-3,
+    }
+
+
+def test_training_from_scratch_learns_and_leaves_an_encoder_that_loads_everywhere(options):
+    report = pretrain(PretrainingOptions(**options))
+
+    after = report.history[-1]
+    assert after["eval_perplexity"] < report.before["eval_perplexity"] / 4
+    assert after["eval_perplexity"] == pytest.approx(math.exp(after["eval_loss"]))
+    _, loading = AutoModelForMaskedLM.from_pretrained(options["output"], output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    assert load_encoder(options["output"]).config.num_hidden_layers == 1
+    metrics = json.loads((options["output"] / "metrics.json").read_text())
+    assert metrics["after"]["eval_perplexity"] == after["eval_perplexity"]
+    assert len(metrics["history"]) == 6
+    assert f"{after['eval_perplexity']:.2f}" in (options["output"] / "README.md").read_text()
+
+
+def test_what_is_written_gives_the_perplexity_that_training_reported(options, tmp_path):
+    report = pretrain(PretrainingOptions(**{**options, "epochs": 3}))
+
+    held_out = {**options, "encoder": str(options["output"]), "config": None, "tokenizer": None}
+    again = pretrain(PretrainingOptions(**{**held_out, "output": tmp_path / "again", "epochs": 1}))
+
+    assert again.before["eval_perplexity"] == pytest.approx(report.history[-1]["eval_perplexity"], rel=1e-6)
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize("objective", [None, "nsp"])
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(objective, options, tmp_path, monkeypatch):
+    settings = {**options, "epochs": 3, "save_steps": 4, "accumulation": 2, "sentence_objective": objective}
+    pretrain(PretrainingOptions(**settings))
+    killed = {**settings, "output": tmp_path / "killed"}
+    start = MaskedTrainer.__init__
+
+    def killing(self, **arguments):
+        start(self, **arguments)
+        self.add_callback(KillAt(7))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskedTrainer, "__init__", killing)
+        with pytest.raises(Killed):
+            pretrain(PretrainingOptions(**killed))
+    assert [folder.name for folder in (killed["output"] / "checkpoints").iterdir()] == ["checkpoint-4"]
+    pretrain(PretrainingOptions(**{**killed, "resume": True}))
+
+    whole, resumed = (load_file(folder / "model.safetensors") for folder in (options["output"], killed["output"]))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_run_from_scratch_that_was_killed_keeps_the_vocabulary_it_learnt(options, tmp_path, monkeypatch):
+    settings = {**options, "tokenizer": None, "vocab_size": 90, "epochs": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskedTrainer, "train", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            pretrain(PretrainingOptions(**settings))
+    learnt = (options["output"] / "checkpoints" / "tokenizer" / "tokenizer.json").read_text()
+
+    pretrain(PretrainingOptions(**{**settings, "resume": True}))
+
+    saved = json.loads((options["output"] / "tokenizer.json").read_text())
+    assert saved["model"]["vocab"] == json.loads(learnt)["model"]["vocab"]
+    assert not (options["output"] / "checkpoints").exists()
+
+
+def test_swapped_segments_are_told_beside_hidden_words(options, tmp_path):
+    texts = [f"{first} begins. {first} begins. {last} ends. {last} ends." for first, last in PAIRS] * 20
+    options["train"].write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+    train_vocabulary([TextDocument("a", tuple(texts))], 90).save_pretrained(tmp_path / "words")
+    sizes = {**SIZES, "num_hidden_layers": 2, "embedding_size": 32, "initializer_range": 0.1}
+    AlbertConfig(**sizes, max_position_embeddings=64).save_pretrained(tmp_path / "albert")
+    settings = {"config": str(tmp_path / "albert"), "tokenizer": str(tmp_path / "words"), "sentence_objective": "sop"}
+
+    changes = {"epochs": 15, "batch_tokens": 256, "learning_rate": 3e-3}
+    report = pretrain(PretrainingOptions(**{**options, **settings, **changes}))
+
+    after = report.history[-1]
+    assert after["eval_pair_accuracy"] >= 0.8
+    assert after["eval_perplexity"] < report.before["eval_perplexity"] / 2
+    _, loading = AutoModelForPreTraining.from_pretrained(options["output"], output_loading_info=True)
+    assert not loading["missing_keys"]
+
+
+PAIRS = [("rain", "town"), ("ada", "letter"), ("london", "house")]
+
+
+def test_an_objective_of_another_family_is_refused(options):
+    with pytest.raises(EncoderError, match="sop needs a albert encoder, was: bert"):
+        pretrain(PretrainingOptions(**{**options, "sentence_objective": "sop"}))
+
+
+def test_an_encoder_is_extended_with_its_head_and_trained_further_at_length(options, tmp_path):
+    pretrain(PretrainingOptions(**{**options, "epochs": 1}))
+    assert main(["extend", str(options["output"]), str(tmp_path / "longer"), "--context", "600"]) == 0
+    write_texts(options["train"], n_documents=4, n_sentences=90)
+    changes = {"encoder": str(tmp_path / "longer"), "config": None, "tokenizer": None, "output": tmp_path / "long"}
+
+    report = pretrain(PretrainingOptions(**{**options, **changes, "context": 600, "batch_tokens": 600, "epochs": 1}))
+
+    short, longer = (load_with_head(folder).state_dict() for folder in (options["output"], tmp_path / "longer"))
+    assert torch.equal(short["cls.predictions.bias"], longer["cls.predictions.bias"])
+    after = report.history[-1]
+    assert after["eval_perplexity_long"] < report.before["eval_perplexity_long"]
+    assert after["eval_tokens_long"] + after["eval_tokens_short"] > 80
+    config = json.loads((tmp_path / "long" / "config.json").read_text())
+    assert config["position_extension"]["method"] == "hierarchical"
+
+
+def test_the_command_line_goes_from_texts_to_an_extractor(options, tmp_path, capsys):
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**options, "epochs": 1}.items()]
+    corpus = write_corpus(tmp_path / "corpus.jsonl", 4)
+    train = ["train", "--encoder", str(options["output"]), "--train", str(corpus), "--dev", str(corpus)]
+
+    assert main(["pretrain", *flags]) == 0
+    assert "all positions" in capsys.readouterr().out
+    assert main([*train, "--output", str(tmp_path / "model"), "--epochs", "1", "--context", "32"]) == 0
+
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_gradient_checkpointing_changes_no_result(options, tmp_path):
+    pretrain(PretrainingOptions(**{**options, "epochs": 1}))
+
+    recomputed = {**options, "epochs": 1, "gradient_checkpointing": True, "output": tmp_path / "recomputed"}
+    pretrain(PretrainingOptions(**recomputed))
+
+    plain, again = (load_file(folder / "model.safetensors") for folder in (options["output"], tmp_path / "recomputed"))
+    for name, weight in plain.items():
+        torch.testing.assert_close(again[name], weight, atol=1e-6, rtol=1e-5)
+
+
+def test_a_loss_that_is_no_number_names_the_documents(options):
+    with pytest.raises(TrainingError, match=r"at step \d+ it was: nan; lower --learning-rate.*texts\.jsonl:\d"):
+        pretrain(PretrainingOptions(**{**options, "learning_rate": 1e30, "max_gradient_norm": 1e30}))
+
+
+def test_a_context_past_the_positions_names_the_command_that_extends_them(options):
+    with pytest.raises(ConfigError, match=r"at most the 64 positions of the encoder, was: 128; .*gpner extend"):
+        pretrain(PretrainingOptions(**{**options, "context": 128, "batch_tokens": 128}))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(options, tmp_path, wordpiece_tokenizer):
+    BertModel(BertConfig(**SIZES, vocab_size=90)).save_pretrained(tmp_path / "other")
+    wordpiece_tokenizer.save_pretrained(tmp_path / "other")
+
+    with pytest.raises(CheckpointError, match="at most the 90 tokens of the encoder"):
+        pretrain(
+            PretrainingOptions(**{**options, "encoder": str(tmp_path / "other"), "config": None, "tokenizer": None})
+        )
+
+
+def test_a_vocabulary_file_without_capitals_is_read_as_lower_cased(tmp_path):
+    file = tmp_path / "vocab.txt"
+    file.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ada", "##m", ""]))
+
+    assert load_vocabulary(str(file)).tokenize("Adam") == ["ada", "##m"]
+    file.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "A", "ada"]))
+    assert load_vocabulary(str(file)).tokenize("A Ada") == ["A", "[UNK]"]
+    file.write_text("ada")
+    with pytest.raises(CheckpointError, match="BERT's special tokens"):
+        load_vocabulary(str(file))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encoder": "x"}, "exactly one of --encoder and --config"),
+        ({"config": None}, "exactly one of --encoder and --config"),
+        ({"config": None, "encoder": "x"}, "need --config"),
+        ({"tokenizer": None}, "exactly one of --tokenizer and --vocab-size"),
+        ({"epochs": 0}, "epochs must be above 0"),
+        ({"eval_share": 1.0}, "eval_share must lie between 0 and 1"),
+        ({"batch_tokens": 31}, "batch_tokens must be at least the context of 32, was: 31"),
+        ({"context": 3}, "context must leave room"),
+    ],
+)
+def test_an_option_out_of_range_is_refused_before_anything_is_read(options, change, message):
+    with pytest.raises(ConfigError, match=message):
+        PretrainingOptions(**{**options, **change})

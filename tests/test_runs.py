@@ -1,0 +1,217 @@
+"""The life of a training run: started, killed, resumed, refused, out of disk, and what it leaves behind."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gpner.checkpoint import load_checkpoint
+from gpner.cli import main
+from gpner.errors import ConfigError
+from gpner.run_folder import RunFolder
+from gpner.training import epochs_since_best, train
+from gpner.training_options import TrainingOptions
+from tests.training_fixtures import as_flags, save_encoder
+
+COMMAND = [sys.executable, "-m", "gpner.cli", "train"]
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_bits(one, other):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def wait_until(predicate, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not predicate():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def cut_off_after_an_epoch(options, cut_off):
+    """Start a run as its own process and call `cut_off` with it when a checkpoint is complete."""
+    process = subprocess.Popen([*COMMAND, *as_flags(options)], stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: RunFolder(options["output"]).last_checkpoint() or process.poll() is not None)
+        cut_off(process)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert not (options["output"] / "metrics.json").exists()
+    return process.returncode, errors
+
+
+def test_the_same_seed_gives_the_same_weights_and_scores(options, tmp_path):
+    chosen = {**options, "epochs": 2}
+
+    first = train(TrainingOptions(**chosen))
+    second = train(TrainingOptions(**{**chosen, "output": tmp_path / "again"}))
+
+    assert first.dev == second.dev
+    assert_same_bits(weights(options["output"]), weights(tmp_path / "again"))
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_bits_of_an_uninterrupted_one(options, tmp_path):
+    train(TrainingOptions(**{**options, "output": tmp_path / "uninterrupted"}))
+    cut_off_after_an_epoch(options, lambda process: process.send_signal(signal.SIGKILL))
+    last = RunFolder(options["output"]).last_checkpoint()
+
+    report = train(TrainingOptions(**options, resume=True))
+
+    assert 1 <= int(last.name.rpartition("-")[2]) / 6 < 12
+    assert [epoch["epoch"] for epoch in report.history] == list(range(1, 13))
+    assert_same_bits(weights(options["output"]), weights(tmp_path / "uninterrupted"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_last_checkpoint_whole_and_the_run_to_be_resumed(options, tmp_path):
+    def fill_disk(process):
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    code, errors = cut_off_after_an_epoch(options, fill_disk)
+
+    last = RunFolder(options["output"]).last_checkpoint()
+    assert code == 2
+    assert errors.splitlines()[-1].startswith(f"error: checkpoints must be written to {options['output']}, they could")
+    assert f"what is whole stays in {last}" in errors
+    assert "Traceback" not in errors
+    load_checkpoint(last)
+    assert train(TrainingOptions(**options, resume=True)).dev.micro.f1 > 0.95
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_the_doubled_batch(options, tmp_path, wordpiece_tokenizer):
+    settings = {"hidden_dropout_prob": 0.0}
+    encoder = save_encoder(tmp_path / "encoder", wordpiece_tokenizer, **settings)
+    chosen = {**options, "encoder": str(encoder), "epochs": 4, "encoder_learning_rate": 1e-3}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    flags = as_flags({**chosen, "output": tmp_path / "two", "max_pack_tokens": 40})
+
+    subprocess.run([*torchrun, *COMMAND[1:], *flags], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+    one = train(TrainingOptions(**{**chosen, "batch_size": 8, "output": tmp_path / "one"}))
+
+    two = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert [epoch["step"] for epoch in two["history"]] == [3, 6, 9, 12]
+    assert two["dev"]["micro"]["f1"] == pytest.approx(one.dev.micro.f1, abs=0.02)
+    assert [epoch["eval_f1"] for epoch in two["history"]][-1] == two["dev"]["micro"]["f1"]
+    of_two = weights(tmp_path / "two")
+    for name, tensor in weights(tmp_path / "one").items():
+        torch.testing.assert_close(of_two[name], tensor, atol=2e-3, rtol=1e-2)
+
+
+def test_training_stops_early_and_keeps_the_best_epoch(options):
+    report = train(TrainingOptions(**{**options, "patience": 2, "epochs": 40}))
+
+    scores = [epoch["eval_f1"] for epoch in report.history]
+    assert len(scores) < 40
+    assert epochs_since_best(report.history) == 2
+    assert report.dev.micro.f1 == max(scores)
+
+
+def test_a_finished_run_holds_all_there_is_to_say_of_it(options):
+    train(TrainingOptions(**{**options, "epochs": 3}))
+
+    folder = options["output"]
+    assert {file.name for file in folder.iterdir()} >= {
+        "README.md",
+        "config.json",
+        "curves.png",
+        "metrics.json",
+        "model.safetensors",
+        "options.json",
+        "tensorboard",
+        "tokenizer.json",
+        "training.log",
+    }
+    assert not {"checkpoints", "unfinished"} & {file.name for file in folder.iterdir()}
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    log = (folder / "training.log").read_text()
+    assert log.count("eval_f1") == 3
+    assert "step 18" in log
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("eval/f1")] == [6, 12, 18]
+    assert len(events.Scalars("train/loss")) == 18
+
+
+def test_away_from_a_terminal_progress_is_a_line_an_epoch(options, capfd):
+    assert main(["train", *as_flags({**options, "epochs": 2})]) == 0
+
+    shown = capfd.readouterr()
+    assert "(best epoch)" in shown.out
+    lines = shown.err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert all("loss" in line and "F1" in line for line in lines)
+
+
+def test_a_folder_with_a_finished_run_is_refused_with_what_to_do(options):
+    chosen = {**options, "epochs": 1}
+    train(TrainingOptions(**chosen))
+    before = weights(options["output"])
+
+    for flags in (chosen, {**chosen, "resume": True}):
+        with pytest.raises(ConfigError, match=r"holds a finished run; score it with `gpner evaluate`, name another"):
+            train(TrainingOptions(**flags))
+
+    assert_same_bits(weights(options["output"]), before)
+
+
+def test_an_unfinished_run_is_continued_only_on_request_and_with_its_own_options(tmp_path):
+    settings = {"epochs": 2.0, "content of train": "1f"}
+    RunFolder(tmp_path / "run").claim(settings, resume=False)
+
+    with pytest.raises(ConfigError, match="holds an unfinished run; continue it with --resume"):
+        RunFolder(tmp_path / "run").claim(settings, resume=False)
+    with pytest.raises(ConfigError, match=r"differ: epochs was 2.0, is 3.0; give the same flags and files again"):
+        RunFolder(tmp_path / "run").claim({**settings, "epochs": 3.0}, resume=True)
+    RunFolder(tmp_path / "run").claim(settings, resume=True)
+
+
+def test_a_folder_with_a_model_is_never_written_over(options, encoder):
+    with pytest.raises(ConfigError, match="holds a model; name another folder"):
+        train(TrainingOptions(**{**options, "output": encoder}))
+
+
+def test_a_half_written_checkpoint_is_not_taken_for_a_whole_one(tmp_path):
+    folder = RunFolder(tmp_path)
+    for step in (6, 12, 18):
+        (folder.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+    for step in (6, 12):
+        (folder.checkpoints / f"checkpoint-{step}" / "complete").touch()
+
+    assert folder.last_checkpoint() == folder.checkpoints / "checkpoint-12"
+
+
+def test_a_result_that_could_not_be_written_replaces_nothing(tmp_path):
+    (tmp_path / "model.safetensors").write_text("before")
+    folder = RunFolder(tmp_path)
+
+    def fail_half_way():
+        with folder.result() as aside:
+            (aside / "model.safetensors").write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail_half_way()
+
+    assert (tmp_path / "model.safetensors").read_text() == "before"
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_resuming_starts_a_run_where_there_is_none(options, capfd):
+    assert main(["train", *as_flags({**options, "epochs": 1, "resume": True})]) == 0
+
+    assert "trained on 24 windows" in capfd.readouterr().out

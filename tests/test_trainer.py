@@ -1,0 +1,143 @@
+"""Steps made of packs: the gradients are those of the whole step, whatever the packs are."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+from gpner.dataset import Feature
+from gpner.errors import TrainingError
+from gpner.model import GlobalPointerForEntities
+from gpner.training import train
+from gpner.training.trainer import SpanTrainer, collate, collate_step, recompute_states, with_adapters
+from gpner.training_options import TrainingOptions
+from tests.models import tiny_model
+
+FEATURES = [
+    Feature("a", [1, *range(3, 40), 2], 1, 37, [(0, 0, 4), (1, 2, 3), (0, 30, 30)]),
+    Feature("a", [1, 7, 8, 2], 1, 2, []),
+    Feature("b", [1, *range(50, 61), 2], 1, 11, [(1, 0, 10)]),
+    Feature("c", [1, *range(20, 33), 2], 1, 13, [(0, 3, 4), (0, 3, 5)]),
+]
+HEADS = [
+    {"head": "efficient_global_pointer", "bias_from": "projection"},
+    {"head": "efficient_global_pointer", "bias_from": "hidden"},
+    {"head": "global_pointer"},
+]
+
+
+@pytest.fixture
+def trainer_of(options):
+    def make(model):
+        arguments = TrainingArguments(output_dir=str(options["output"]), use_cpu=True, weight_decay=0.1, report_to=[])
+        return SpanTrainer(options=TrainingOptions(**options), model=model, args=arguments)
+
+    return make
+
+
+def without_dropout(model):
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def gradients(model):
+    of_model = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return of_model
+
+
+def assert_equal_gradients(one, other):
+    assert one.keys() == other.keys()
+    for name, gradient in one.items():
+        assert (gradient - other[name]).norm() <= 1e-4 * gradient.norm() + 1e-7, name
+
+
+@pytest.mark.parametrize("head", HEADS, ids=["projection", "hidden", "global"])
+def test_a_steps_gradients_are_the_same_whatever_its_packs(trainer_of, head):
+    model = without_dropout(tiny_model(**head))
+    trainer = trainer_of(model)
+    model.train()
+    whole = model(**collate(FEATURES)).loss
+    whole.backward()
+    expected = gradients(model)
+
+    for budget, n_packs in ((1, 4), (30, 3), (1000, 1)):
+        step = collate_step(FEATURES, max_pack_tokens=budget)
+        loss = trainer.training_step(model, step)
+
+        assert len(step["packs"]) == n_packs
+        torch.testing.assert_close(loss, whole.detach())
+        assert_equal_gradients(expected, gradients(model))
+
+
+@pytest.mark.parametrize("rank", [0, 2], ids=["all-weights", "adapters"])
+def test_checkpointing_changes_no_gradient_even_with_dropout(trainer_of, rank):
+    found, calls = [], []
+    for checkpointing in (False, True):
+        model = tiny_model()
+        if checkpointing:
+            recompute_states(model)
+        layer = model.encoder.encoder.layer[0].intermediate
+        layer.register_forward_hook(lambda *_, checkpointing=checkpointing: calls.append(checkpointing))
+        model = with_adapters(model, rank) if rank else model
+        torch.manual_seed(1)
+        trainer_of(model).training_step(model, collate_step(FEATURES, max_pack_tokens=45))
+        found.append(gradients(model))
+
+    assert calls == [False] * 2 + [True] * 4
+    assert_equal_gradients(*found)
+
+
+def test_a_step_names_each_of_its_documents_once():
+    step = collate_step(FEATURES, max_pack_tokens=30)
+
+    assert sorted(step["example_ids"]) == ["a", "b", "c"]
+    assert sorted(length for pack in step["packs"] for length in pack["lengths"].tolist()) == [4, 13, 15, 39]
+
+
+def test_the_windows_of_a_pack_are_concatenated_without_padding():
+    features = [Feature("a", [1, 5, 6, 2], 1, 2, [(0, 0, 1)]), Feature("b", [1, 7, 2], 1, 1, [])]
+
+    pack = collate(features)
+
+    assert pack["input_ids"].tolist() == [1, 5, 6, 2, 1, 7, 2]
+    assert pack["lengths"].tolist() == [4, 3]
+    assert pack["contents"].tolist() == [[1, 3], [1, 2]]
+    assert pack["spans"].tolist() == [[0, 0, 0, 1]]
+
+
+def test_encoder_and_head_learn_at_their_own_rates_and_biases_do_not_decay(options, encoder, trainer_of):
+    model = GlobalPointerForEntities.from_encoder(encoder, labels=["PER"], context=32, stride=4)
+
+    groups = trainer_of(model).create_optimizer().param_groups
+
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    settings = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert settings.keys() == set(names.values())
+    assert settings["head.projection.weight"] == (1e-2, 0.1)
+    assert settings["head.label_projection.weight"] == (1e-2, 0.1)
+    assert settings["head.projection.bias"] == (1e-2, 0.0)
+    assert settings["encoder.embeddings.word_embeddings.weight"] == (2e-3, 0.1)
+    assert settings["encoder.encoder.layer.0.attention.output.LayerNorm.weight"] == (2e-3, 0.0)
+
+
+def test_a_loss_that_is_no_number_stops_training_and_names_the_documents(options):
+    absurd = {**options, "encoder_learning_rate": 1e38, "warmup": 0.0, "batch_size": 2}
+
+    with pytest.raises(TrainingError, match=r"at step 2 it was: nan; lower --encoder-learning-rate") as caught:
+        train(TrainingOptions(**absurd))
+
+    named = str(caught.value).rpartition(": ")[2].split(", ")
+    assert len(set(named)) == 4
+    assert set(named) <= {str(number) for number in range(24)}
+
+
+def test_a_poisoned_weight_stops_the_very_step(trainer_of):
+    model = tiny_model()
+    with torch.no_grad():
+        model.encoder.embeddings.word_embeddings.weight[55] = float("nan")
+
+    with pytest.raises(TrainingError, match=r"at step 1 it was: nan.* and the one before: b$"):
+        trainer_of(model).training_step(model, collate_step(FEATURES[2:3], max_pack_tokens=100))
