@@ -4,6 +4,10 @@ Multi-label categorical cross-entropy (Su et al. 2022, arXiv 2208.02955): for on
 
     log(1 + Σ exp(logit) over the spans that are not entities) + log(1 + Σ exp(-logit) over those that are).
 
+Each of the two pulls with the force of about one span, its worst, however many spans and entities it covers. So a long
+text is divided into segments by where spans begin, and each has a loss of its own: texts learn alike whatever their
+length. Texts no longer than a segment, as those the loss was published with, are one.
+
 Nothing is ever subtracted from a log-sum-exp: taking the positives out of the sum of all spans cancels in fp32 as soon
 as one positive is confident. They are left out of the sum instead. Where all labels share their vectors, the sum
 factorises: Σ_ij e^s_ij e^a_ti e^b_tj is one exp of length² numbers and a matrix product with a column per label. A span
@@ -28,31 +32,41 @@ UNDERFLOW = 1e-25
 NOTHING = float("-inf")
 
 
-def span_loss(factors: SpanFactors, spans: Tensor, *, max_entity_tokens: int | None = None) -> Tensor:
-    """Loss of one document for every label.
+def span_loss(
+    factors: SpanFactors, spans: Tensor, *, max_entity_tokens: int | None = None, segment_tokens: int | None = None
+) -> Tensor:
+    """Loss of one document for every segment and label.
 
     Args:
         factors: Factors of the tokens that a span may start or end on, in fp32. Length L.
         spans: Label, first and last token of each entity. Shape: (entities, 3).
         max_entity_tokens: Longer spans take no part in the loss, as they take none in decoding.
+        segment_tokens: About how many first tokens of spans share a loss; None for those of the whole document. A span
+            belongs to the segment that it begins in, wherever it ends.
 
     Returns:
-        One loss per label. Shape: (n_labels,).
+        Shape: (`n_segments(L, segment_tokens)`, n_labels).
     """
     if max_entity_tokens is not None:
         spans = spans[spans[:, 2] - spans[:, 1] < max_entity_tokens]
+    segments = n_segments(factors.query.shape[0], segment_tokens)
     if factors.query.shape[1] == 1:
-        return _loss_of_shared_vectors(factors, spans, max_entity_tokens)
+        return _loss_of_shared_vectors(factors, spans, max_entity_tokens, segments)
     losses = []
     tensors = (factors.query, factors.key, factors.start_bias, factors.end_bias)
     for label, of_label in enumerate(zip(*(tensor.split(1, dim=1) for tensor in tensors), strict=True)):
         own = spans[spans[:, 0] == label].clone()
         own[:, 0] = 0
-        losses.append(_loss_of_shared_vectors(SpanFactors(*of_label), own, max_entity_tokens))
-    return torch.cat(losses)
+        losses.append(_loss_of_shared_vectors(SpanFactors(*of_label), own, max_entity_tokens, segments))
+    return torch.cat(losses, dim=1)
 
 
-def _loss_of_shared_vectors(factors: SpanFactors, spans: Tensor, band: int | None) -> Tensor:
+def n_segments(length: int, segment_tokens: int | None) -> int:
+    """Into how many parts of nearly equal length a text is divided for the loss."""
+    return 1 if segment_tokens is None else max(1, round(length / segment_tokens))
+
+
+def _loss_of_shared_vectors(factors: SpanFactors, spans: Tensor, band: int | None, segments: int) -> Tensor:
     length, n_labels = factors.start_bias.shape
     cells, index = torch.unique(spans[:, 1] * length + spans[:, 2], return_inverse=True)
     first, last = cells // length, cells % length
@@ -61,10 +75,31 @@ def _loss_of_shared_vectors(factors: SpanFactors, spans: Tensor, band: int | Non
     scores = (factors.query[first, 0] * factors.key[last, 0]).sum(-1, keepdim=True)
     logits = scores + factors.start_bias[first] + factors.end_bias[last]
 
-    zero = logits.new_zeros(1, n_labels)
-    negatives = [zero, logits.masked_fill(positive, NOTHING), *_negatives(factors, first, last, band)]
-    positives = torch.cat([zero, (-logits).masked_fill(~positive, NOTHING)])
-    return torch.cat(negatives).logsumexp(0) + positives.logsumexp(0)
+    rows = torch.arange(length, device=cells.device)
+    segment_of_cells, segment_of_rows = (tokens * segments // length for tokens in (first, rows))
+    negatives = [logits.masked_fill(positive, NOTHING), *_negatives(factors, first, last, band)]
+    positives = (-logits).masked_fill(~positive, NOTHING)
+    return _log_one_plus_sums(
+        torch.cat(negatives), torch.cat((segment_of_cells, segment_of_rows)), segments
+    ) + _log_one_plus_sums(positives, segment_of_cells, segments)
+
+
+def _log_one_plus_sums(exponents: Tensor, segment: Tensor, segments: int) -> Tensor:
+    """Compute log(1 + Σ exp(exponent)) of the rows of each segment.
+
+    Args:
+        exponents: Shape: (rows, n_labels).
+        segment: The segment of each row. Shape: (rows,).
+        segments: How many there are.
+
+    Returns:
+        Shape: (segments, n_labels).
+    """
+    exponents = exponents.double()  # added up one after another, which costs digits that fp32 does not have
+    zero = exponents.new_zeros(segments, exponents.shape[1])
+    maximum = zero.scatter_reduce(0, segment[:, None].expand_as(exponents), exponents.detach(), "amax")
+    sums = (-maximum).exp().index_add(0, segment, (exponents - maximum[segment]).exp())
+    return (maximum + sums.log()).float()
 
 
 def _negatives(factors: SpanFactors, first: Tensor, last: Tensor, band: int | None) -> Iterator[Tensor]:

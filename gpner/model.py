@@ -37,7 +37,7 @@ class PackedOutput(ModelOutput):
 
     Attributes:
         factors: Span factors of every token of the pack.
-        loss: Mean over documents and labels; only where spans were given.
+        loss: Mean over documents, their segments and labels; only where spans were given.
     """
 
     factors: SpanFactors | None = None
@@ -96,6 +96,7 @@ class GlobalPointerForEntities(PreTrainedModel):
         lengths: Tensor | Sequence[int],
         contents: Tensor | None = None,
         spans: Tensor | None = None,
+        segment_tokens: int | None = None,
     ) -> PackedOutput:
         """Score the spans of a pack of documents.
 
@@ -106,6 +107,7 @@ class GlobalPointerForEntities(PreTrainedModel):
                 document; special tokens lie outside. Shape: (documents, 2).
             spans: For the loss: document, label, first and last token of each gold span, both counted within the
                 content. Shape: (spans, 4).
+            segment_tokens: For the loss: length of its segments, see `span_loss`.
 
         Returns:
             The factors, in fp32, and the loss if `contents` and `spans` came.
@@ -123,7 +125,7 @@ class GlobalPointerForEntities(PreTrainedModel):
             factors = self.head(states.float(), pack.positions)
             loss = None
             if contents is not None and spans is not None:
-                loss = self._loss(factors, pack, contents, spans.to(input_ids.device))
+                loss = self._loss(factors, pack, contents, spans.to(input_ids.device), segment_tokens)
         return PackedOutput(factors=factors, loss=loss)
 
     def flops(self, lengths: Sequence[int]) -> int:
@@ -153,13 +155,16 @@ class GlobalPointerForEntities(PreTrainedModel):
                 f"a document must have 1 to {self.config.context} tokens (the context), were: {sorted(pack.lengths)}"
             )
 
-    def _loss(self, factors: SpanFactors, pack: Pack, contents: Tensor, spans: Tensor) -> Tensor:
+    def _loss(
+        self, factors: SpanFactors, pack: Pack, contents: Tensor, spans: Tensor, segment_tokens: int | None
+    ) -> Tensor:
+        band = self.config.max_entity_tokens
         losses = []
         for document, (start, (first, stop)) in enumerate(zip(pack.starts, contents.tolist(), strict=True)):
             of_document = spans[spans[:, 0] == document, 1:]
             content = factors.narrow(start + first, start + stop)
-            losses.append(span_loss(content, of_document, max_entity_tokens=self.config.max_entity_tokens))
-        return torch.stack(losses).mean()
+            losses.append(span_loss(content, of_document, max_entity_tokens=band, segment_tokens=segment_tokens))
+        return torch.cat(losses).mean()
 
 
 @torch.no_grad()

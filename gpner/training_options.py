@@ -100,6 +100,12 @@ class TrainingOptions:
         0.1,
         group=OPTIMISATION,
     )
+    loss_segment_tokens: int = flag(
+        "tokens of a window that share one loss, counted by where spans begin. A loss pulls about as hard as its worst "
+        "span alone, however many entities it covers, so windows much longer than this would learn slowly",
+        128,
+        group=OPTIMISATION,
+    )
     weight_decay: float = flag("decay of all weights but biases and norms", 0.01, group=OPTIMISATION)
     max_gradient_norm: float = flag(
         "norm to which a step's gradient is clipped; raise it if training.log shows most steps above it",
@@ -138,6 +144,7 @@ class TrainingOptions:
             "head_learning_rate",
             "max_gradient_norm",
             "max_pack_tokens",
+            "loss_segment_tokens",
         ):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, was: {getattr(self, name)}")

@@ -18,8 +18,10 @@ def random_factors(length: int, n_labels: int, shared: bool, scale: float, seed:
     return SpanFactors(*(tensor.requires_grad_() for tensor in (query, key, *biases)))
 
 
-def dense_loss(factors: SpanFactors, spans: list[tuple[int, int, int]], band: int | None) -> torch.Tensor:
-    """log(1 + Σ e^logit of all other spans) + log(1 + Σ e^-logit of the entities), over all cells at once."""
+def dense_loss(
+    factors: SpanFactors, spans: list[tuple[int, int, int]], band: int | None, segment_tokens: int | None = None
+) -> torch.Tensor:
+    """log(1 + Σ e^logit of all other spans) + log(1 + Σ e^-logit of the entities), all cells of a segment at once."""
     query, key = factors.query.double(), factors.key.double()
     logits = torch.einsum("igd,jgd->gij", query, key)
     logits = logits + factors.start_bias.double().T[:, :, None] + factors.end_bias.double().T[:, None, :]
@@ -30,9 +32,15 @@ def dense_loss(factors: SpanFactors, spans: list[tuple[int, int, int]], band: in
     for label, first, last in spans:
         entity[label, first, last] = bool(scored[first, last])
     zero = torch.zeros(n_labels, 1, dtype=torch.double)
-    negative = logits.masked_fill(entity | ~scored, float("-inf")).flatten(1)
-    positive = (-logits).masked_fill(~(entity & scored), float("-inf")).flatten(1)
-    return torch.cat([zero, negative], 1).logsumexp(1) + torch.cat([zero, positive], 1).logsumexp(1)
+    count = 1 if segment_tokens is None else max(1, round(length / segment_tokens))
+    losses = []
+    for segment in range(count):
+        rows = torch.arange(length) * count // length == segment
+        gold, other = entity[:, rows], scored[rows] & ~entity[:, rows]
+        negative = logits[:, rows].masked_fill(~other, float("-inf")).flatten(1)
+        positive = (-logits[:, rows]).masked_fill(~gold, float("-inf")).flatten(1)
+        losses.append(torch.cat([zero, negative], 1).logsumexp(1) + torch.cat([zero, positive], 1).logsumexp(1))
+    return torch.stack(losses)
 
 
 @torch.no_grad()
@@ -49,9 +57,12 @@ def largest_logit(factors: SpanFactors) -> float:
     n_spans=st.integers(0, 30),
     scale=st.sampled_from([0.1, 1.0, 6.0, 25.0]),
     band=st.sampled_from([None, None, 1, 16, 300]),
+    segment=st.sampled_from([None, None, 1, 50, 128]),
     seed=st.integers(0, 2**31),
 )
-def test_loss_and_gradients_equal_the_dense_form_in_float64(length, n_labels, shared, n_spans, scale, band, seed):
+def test_loss_and_gradients_equal_the_dense_form_in_float64(
+    length, n_labels, shared, n_spans, scale, band, segment, seed
+):
     factors = random_factors(length, n_labels, shared, scale, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     spans = []
@@ -61,10 +72,11 @@ def test_loss_and_gradients_equal_the_dense_form_in_float64(length, n_labels, sh
         spans.append((label, first, first + int(torch.randint(longest, (), generator=generator))))
     tensors = (factors.query, factors.key, factors.start_bias, factors.end_bias)
 
-    found = span_loss(factors, torch.tensor(spans, dtype=torch.long).reshape(-1, 3), max_entity_tokens=band)
+    gold = torch.tensor(spans, dtype=torch.long).reshape(-1, 3)
+    found = span_loss(factors, gold, max_entity_tokens=band, segment_tokens=segment)
     gradients = torch.autograd.grad(found.sum(), tensors, allow_unused=True)
 
-    expected = dense_loss(factors, spans, band)
+    expected = dense_loss(factors, spans, band, segment)
     # The error of an exponential relative to its size is the error of its exponent, which grows with the exponent.
     tolerance = 1e-5 * max(1.0, largest_logit(factors) / 80)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
@@ -105,15 +117,15 @@ def test_loss_and_gradients_of_a_pack_equal_the_dense_form_of_each_document_for_
     ids = torch.randint(5, 120, (sum(lengths),), generator=torch.Generator().manual_seed(0))
     parameters = list(model.head.parameters())
 
-    found = model(ids, lengths, contents, spans)
+    found = model(ids, lengths, contents, spans, segment_tokens=100)
     gradients = torch.autograd.grad(found.loss, parameters, retain_graph=True)
 
     starts = [0, 30, 33]
     losses = []
     for document, (start, length) in enumerate(zip(starts, lengths, strict=True)):
         content = found.factors.narrow(start + 1, start + length - 1)
-        losses.append(dense_loss(content, spans[spans[:, 0] == document, 1:].tolist(), None))
-    expected = torch.stack(losses).mean()
+        losses.append(dense_loss(content, spans[spans[:, 0] == document, 1:].tolist(), None, 100))
+    expected = torch.cat(losses).mean()
     torch.testing.assert_close(found.loss.double(), expected, rtol=1e-5, atol=0.0)
     for mine, theirs in zip(gradients, torch.autograd.grad(expected, parameters), strict=True):
         assert (mine - theirs).norm() <= 1e-5 * theirs.norm()
@@ -146,6 +158,19 @@ def test_blocks_that_are_computed_again_and_blocks_that_are_kept_give_one_loss()
     expected_gradients = torch.autograd.grad(expected.sum(), tensors)
     for mine, theirs in zip(torch.autograd.grad(found.sum(), tensors), expected_gradients, strict=True):
         assert (mine - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+def test_the_segments_of_a_long_text_have_the_losses_of_short_texts():
+    factors = random_factors(length=512, n_labels=3, shared=True, scale=1.0, seed=0)
+    spans = torch.tensor([[0, 3, 5], [1, 127, 127], [2, 128, 129], [0, 400, 410]])
+
+    found = span_loss(factors, spans, max_entity_tokens=1, segment_tokens=128)
+
+    assert found.shape == (4, 3)
+    for segment, start in enumerate(range(0, 512, 128)):
+        here = spans[(spans[:, 1] >= start) & (spans[:, 1] < start + 128)] - torch.tensor([0, start, start])
+        alone = span_loss(factors.narrow(start, start + 128), here, max_entity_tokens=1)
+        torch.testing.assert_close(found[segment], alone[0])
 
 
 def test_a_document_without_entities_and_one_of_a_single_token_have_a_finite_loss():

@@ -59,12 +59,12 @@ def test_a_steps_gradients_are_the_same_whatever_its_packs(trainer_of, head):
     model = without_dropout(tiny_model(**head))
     trainer = trainer_of(model)
     model.train()
-    whole = model(**collate(FEATURES)).loss
+    whole = model(**collate(FEATURES, segment_tokens=10)).loss
     whole.backward()
     expected = gradients(model)
 
     for budget, n_packs in ((1, 4), (30, 3), (1000, 1)):
-        step = collate_step(FEATURES, max_pack_tokens=budget)
+        step = collate_step(FEATURES, max_pack_tokens=budget, segment_tokens=10)
         loss = trainer.training_step(model, step)
 
         assert len(step["packs"]) == n_packs
@@ -83,7 +83,7 @@ def test_checkpointing_changes_no_gradient_even_with_dropout(trainer_of, rank):
         layer.register_forward_hook(lambda *_, checkpointing=checkpointing: calls.append(checkpointing))
         model = with_adapters(model, rank) if rank else model
         torch.manual_seed(1)
-        trainer_of(model).training_step(model, collate_step(FEATURES, max_pack_tokens=45))
+        trainer_of(model).training_step(model, collate_step(FEATURES, max_pack_tokens=45, segment_tokens=10))
         found.append(gradients(model))
 
     assert calls == [False] * 2 + [True] * 4
@@ -91,7 +91,7 @@ def test_checkpointing_changes_no_gradient_even_with_dropout(trainer_of, rank):
 
 
 def test_a_step_names_each_of_its_documents_once():
-    step = collate_step(FEATURES, max_pack_tokens=30)
+    step = collate_step(FEATURES, max_pack_tokens=30, segment_tokens=10)
 
     assert sorted(step["example_ids"]) == ["a", "b", "c"]
     assert sorted(length for pack in step["packs"] for length in pack["lengths"].tolist()) == [4, 13, 15, 39]
@@ -100,7 +100,7 @@ def test_a_step_names_each_of_its_documents_once():
 def test_the_windows_of_a_pack_are_concatenated_without_padding():
     features = [Feature("a", [1, 5, 6, 2], 1, 2, [(0, 0, 1)]), Feature("b", [1, 7, 2], 1, 1, [])]
 
-    pack = collate(features)
+    pack = collate(features, segment_tokens=128)
 
     assert pack["input_ids"].tolist() == [1, 5, 6, 2, 1, 7, 2]
     assert pack["lengths"].tolist() == [4, 3]
@@ -140,4 +140,4 @@ def test_a_poisoned_weight_stops_the_very_step(trainer_of):
         model.encoder.embeddings.word_embeddings.weight[55] = float("nan")
 
     with pytest.raises(TrainingError, match=r"at step 1 it was: nan.* and the one before: b$"):
-        trainer_of(model).training_step(model, collate_step(FEATURES[2:3], max_pack_tokens=100))
+        trainer_of(model).training_step(model, collate_step(FEATURES[2:3], max_pack_tokens=100, segment_tokens=10))

@@ -133,7 +133,9 @@ def _run(
             args=arguments,
             train_dataset=cast(Dataset[Feature], features),
             eval_dataset=dev,
-            data_collator=partial(collate_step, max_pack_tokens=options.max_pack_tokens),
+            data_collator=partial(
+                collate_step, max_pack_tokens=options.max_pack_tokens, segment_tokens=options.loss_segment_tokens
+            ),
             processing_class=tokenizer,
             callbacks=_callbacks(options, arguments, folder, checkpoint, stack),
         )

@@ -2,7 +2,7 @@
 
 An optimizer step is a number of windows, as published recipes have it. How many tokens go through the encoder at a time
 is a matter of memory alone, so a step's windows are split into packs whose gradients add up to those of the mean over
-all its windows, whatever the packs are.
+all segments of its windows, whatever the packs are.
 """
 
 import copy
@@ -21,6 +21,7 @@ from gpner.errors import DocumentError, TrainingError
 from gpner.evaluation import Scores, evaluate_extractor
 from gpner.examples import Example
 from gpner.extractor import Extractor, place
+from gpner.loss import n_segments
 from gpner.model import GlobalPointerForEntities
 from gpner.packing import pack_by_length
 from gpner.training_options import TrainingOptions
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 NAMED_DOCUMENTS = 20
 
 
-def collate(features: Sequence[Feature]) -> dict[str, Any]:
+def collate(features: Sequence[Feature], *, segment_tokens: int) -> dict[str, Any]:
     """Concatenate windows into one pack: the arguments of the model's `forward`."""
     spans = [(document, *span) for document, feature in enumerate(features) for span in feature.spans]
     return {
@@ -39,22 +40,30 @@ def collate(features: Sequence[Feature]) -> dict[str, Any]:
         "lengths": torch.tensor([len(feature.token_ids) for feature in features]),
         "contents": torch.tensor([(feature.prefix, feature.prefix + feature.n_content) for feature in features]),
         "spans": torch.tensor(spans, dtype=torch.long).reshape(-1, 4),
+        "segment_tokens": segment_tokens,
     }
 
 
-def collate_step(features: Sequence[Feature], *, max_pack_tokens: int) -> dict[str, Any]:
+def collate_step(features: Sequence[Feature], *, max_pack_tokens: int, segment_tokens: int) -> dict[str, Any]:
     """Divide the windows of an optimizer step into packs.
 
     Args:
         features: The windows.
         max_pack_tokens: Most tokens in a pack; a window that has more is a pack by itself.
+        segment_tokens: Length of the loss' segments.
 
     Returns:
-        `packs`, each as `collate` makes them, and `example_ids`, the documents that the windows are from.
+        `packs`, each as `collate` makes them; `shares` of the step's segments that they hold; and `example_ids`, the
+        documents that the windows are from.
     """
-    packs = pack_by_length([len(feature.token_ids) for feature in features], max_pack_tokens)
+    packs = [
+        [features[index] for index in pack]
+        for pack in pack_by_length([len(feature.token_ids) for feature in features], max_pack_tokens)
+    ]
+    segments = [sum(n_segments(feature.n_content, segment_tokens) for feature in pack) for pack in packs]
     return {
-        "packs": [collate([features[index] for index in pack]) for pack in packs],
+        "packs": [collate(pack, segment_tokens=segment_tokens) for pack in packs],
+        "shares": [of_pack / sum(segments) for of_pack in segments],
         "example_ids": list(dict.fromkeys(feature.example_id for feature in features)),
     }
 
@@ -91,20 +100,18 @@ class SpanTrainer(Trainer):
         """Forward and backward over the packs of one optimizer step, as `collate_step` makes it.
 
         Returns:
-            The mean loss over the step's windows and the labels.
+            The mean loss over the segments of the step's windows, and the labels.
 
         Raises:
             TrainingError: If it is not a finite number.
         """
         model.train()
         packs = inputs["packs"]
-        n_windows = sum(len(pack["lengths"]) for pack in packs)
         total = torch.zeros((), device=self.args.device)
-        for pack in packs:
+        for pack, share in zip(packs, inputs["shares"], strict=True):
             # Processes have different numbers of packs: they add up their gradients once, in the last one's backward.
             with nullcontext() if pack is packs[-1] else self.accelerator.no_sync(model):
-                mean = cast(Tensor, self.compute_loss(model, pack))
-                loss = mean * (len(pack["lengths"]) / n_windows)
+                loss = cast(Tensor, self.compute_loss(model, pack)) * share
                 self.accelerator.backward(loss)
             total += loss.detach()
         self._check_finite(total, inputs["example_ids"])
