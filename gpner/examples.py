@@ -109,7 +109,7 @@ def _checked(items: Iterable[RawExample | Problem]) -> Iterator[Example | Proble
 
 def _id(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise DataError(f"'id' must be a string that is not empty, or a whole number, was: {value!r}")
+        raise DataError(f"'id' must be a string that is not empty, or a whole number, was: {repr(value)[:80]}")
     return _unicode(str(value), "'id'")
 
 
@@ -152,7 +152,7 @@ def _add_entity(entities: dict[tuple[int, int, str], None], raw: RawEntity, text
 def _entity(raw: RawEntity, text: str) -> tuple[int, int, str]:
     label = raw.label
     if not isinstance(label, str) or not label.strip():
-        raise DataError(f"a label must be a string that is not empty, was: {label!r}")
+        raise DataError(f"a label must be a string that is not empty, was: {repr(label)[:80]}")
     _unicode(label, "a label")
     for value in (raw.start, raw.end):
         if isinstance(value, bool) or not isinstance(value, int):

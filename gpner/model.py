@@ -1,6 +1,6 @@
 """The model: any transformers encoder, run packed, with a span head on top."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -29,6 +29,9 @@ from gpner.positions import position_offset
 
 # As in BERT, whose linear layers start so.
 HEAD_INIT_STD = 0.02
+# The logit that a new head gives every span, as nearly none is an entity (Lin et al. 2017, arXiv 1708.02002, section
+# 4.1). From 0 the first hundreds of steps would do nothing but push the logits of all spans down.
+PRIOR_LOGIT = -8.0
 
 
 @dataclass
@@ -66,7 +69,8 @@ class GlobalPointerForEntities(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=HEAD_INIT_STD)
-            nn.init.zeros_(module.bias)
+            of_labels = module is getattr(self.head, "label_projection", None)
+            nn.init.constant_(module.bias, PRIOR_LOGIT if of_labels else 0.0)  # half at the start, half at the end
 
     @classmethod
     def from_encoder(cls, encoder: str | Path, *, labels: Sequence[str], **options: Any) -> Self:
@@ -87,7 +91,12 @@ class GlobalPointerForEntities(PreTrainedModel):
         model = cls(GlobalPointerConfig(encoder_config=encoder_config, labels=list(labels), **{**padding, **options}))
         # strict would refuse the pooler, which the encoder inside this model goes without.
         model.encoder.load_state_dict(load_encoder(encoder).state_dict(), strict=False)
-        _check_isolation(model)
+
+        def read_first(token_ids: Tensor) -> Tensor:
+            factors = model(token_ids, [3, 3]).factors.narrow(0, 3)
+            return torch.cat((factors.query.flatten(), factors.start_bias.flatten()))
+
+        check_isolation(model, encoder_config.model_type, read_first)
         return model
 
     def forward(
@@ -168,22 +177,24 @@ class GlobalPointerForEntities(PreTrainedModel):
 
 
 @torch.no_grad()
-def _check_isolation(model: GlobalPointerForEntities) -> None:
+def check_isolation(model: PreTrainedModel, family: str, read_first: Callable[[Tensor], Tensor]) -> None:
     """Run two documents together and see whether the second is felt in the first: families may mix tokens anywhere.
 
+    Args:
+        model: What runs packs.
+        family: The family of its encoder.
+        read_first: Runs a pack of two documents of three tokens each, and returns what came out for the first.
+
     Raises:
-        EncoderError: If it can, or if the encoder asks for attention that a pack does not give.
+        EncoderError: If it is, or if the encoder asks for attention that a pack does not give.
     """
     model.eval()
-    one = torch.tensor([3, 4, 5, 6, 7, 8])
-    other = torch.tensor([3, 4, 5, 9, 10, 11])
-    alone, beside = (model(ids, [3, 3]).factors.narrow(0, 3) for ids in (one, other))
+    alone, beside = (read_first(torch.tensor([3, 4, 5, *second])) for second in ([6, 7, 8], [9, 10, 11]))
     model.train()
-    if not torch.equal(alone.query, beside.query) or not torch.equal(alone.start_bias, beside.start_bias):
-        kind = model.encoder.config.model_type
+    if not torch.equal(alone, beside):
         raise EncoderError(
-            f"documents of a pack must not see each other, in {kind} they do; choose an encoder such as BERT, RoBERTa, "
-            "ALBERT or ELECTRA"
+            f"documents of a pack must not see each other, in {family} they do; choose an encoder such as BERT, "
+            "RoBERTa, ALBERT or ELECTRA"
         )
 
 

@@ -20,20 +20,26 @@ class PretrainingOptions:
 
     train: Path = flag(
         "texts to learn from: .txt (a file is one document), .jsonl (one on each line, key text), either as .gz, or a "
-        "folder of them",
+        "folder of them. A line that cannot be read stops the command, blank ones are counted",
         group=TEXTS,
     )
     eval: Path | None = flag("texts to evaluate on; without it a share of --train is held out", None, group=TEXTS)
-    eval_share: float = flag("share of the documents of --train that is held out, chosen by --seed", 0.2, group=TEXTS)
+    eval_share: float = flag(
+        "share of the documents of --train that is held out, chosen by --seed; lower it for large corpora",
+        0.2,
+        group=TEXTS,
+    )
     by: str = flag(
-        "what is a sequence: a whole document, cut where it exceeds the context, or each line by itself",
+        "what is a sequence: a whole document, cut where it exceeds --context, or each line by itself. Choose line for "
+        "files whose lines have nothing to do with each other",
         "document",
         choices=("document", "line"),
         group=TEXTS,
     )
 
     encoder: str | None = flag(
-        "encoder to train further, as a local folder or a hub name; one without a head for hidden words gets a new one",
+        "transformers encoder to train further, with its tokenizer, as a local folder or a hub name; one without a "
+        "head for hidden words gets a new one",
         None,
         group=MODEL,
     )
@@ -47,8 +53,8 @@ class PretrainingOptions:
         "with --config, instead of --tokenizer: learn WordPieces from the texts, at most so many", None, group=MODEL
     )
     context: int = flag(
-        "tokens in a sequence, special tokens included; more than the encoder's positions (often 512) needs "
-        "`gpner extend` first",
+        "tokens in a sequence, special tokens included. Choose the one that the model will be trained with; more than "
+        "the encoder's positions (often 512) needs `gpner extend` first",
         512,
         group=MODEL,
     )
@@ -60,15 +66,25 @@ class PretrainingOptions:
         group=MODEL,
     )
 
-    epochs: float = flag("passes over the texts; masks are drawn anew in each", 3.0, group=OPTIMISATION)
+    epochs: float = flag(
+        "passes over the texts, with other words hidden in each; each ends with a perplexity. Give more as long as it "
+        "falls",
+        3.0,
+        group=OPTIMISATION,
+    )
     batch_tokens: int = flag(
-        "most tokens that go through the encoder at a time, packed without padding; lower it if memory runs out",
+        "most tokens that go through the encoder at a time, packed without padding. Lower it if memory runs out, and "
+        "raise --accumulation as much to keep the size of a step",
         8192,
         group=OPTIMISATION,
     )
-    accumulation: int = flag("packs in an optimizer step, on each process", 1, group=OPTIMISATION)
+    accumulation: int = flag(
+        "packs in an optimizer step, on each process; all their hidden tokens weigh the same", 1, group=OPTIMISATION
+    )
     learning_rate: float = flag(
-        "peak learning rate; from scratch ten times the default or more", 5e-5, group=OPTIMISATION
+        "peak learning rate; from scratch ten times the default or more. Lower it if the loss jumps",
+        5e-5,
+        group=OPTIMISATION,
     )
     warmup: float = flag(
         "share of all steps, from 0 to 1, over which the rate rises; afterwards it falls linearly to 0",
@@ -78,7 +94,7 @@ class PretrainingOptions:
     weight_decay: float = flag("decay of all weights but biases and norms", 0.01, group=OPTIMISATION)
     max_gradient_norm: float = flag("norm to which a step's gradient is clipped", 1.0, group=OPTIMISATION)
 
-    output: Path = flag("new folder for the encoder, its metrics and its card", group=RUN)
+    output: Path = flag("new folder for the encoder, its metrics, its card and its logs", group=RUN)
     save_steps: int = flag("steps between checkpoints; a kill costs at most so many", 500, group=RUN)
     resume: bool = flag(
         "continue the run that --output holds from its last checkpoint, with the same result as without the break; "

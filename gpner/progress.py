@@ -1,14 +1,16 @@
-"""What a run shows while it trains: a progress bar on a terminal, a line an epoch elsewhere, and a log file."""
+"""What a run shows while it trains: a bar on a terminal, a line an evaluation, a log file and TensorBoard."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +37,36 @@ def run_log(file: Path) -> Iterator[None]:
         handler.close()
 
 
-class TrainingProgress(TrainerCallback):
-    """Shows steps, loss and the last F1 on standard error, and writes every logged figure to the run's log."""
+@contextmanager
+def watchers(folder: Path, figures: Mapping[str, str], step: int) -> Iterator[list[TrainerCallback]]:
+    """Give the callbacks that show a run and log it for TensorBoard; they end with the context, however training did.
 
-    def __init__(self) -> None:
+    Args:
+        folder: The run's folder.
+        figures: What is shown of an evaluation, see `TrainingProgress`.
+        step: Where the run continues; what TensorBoard holds of later steps is void.
+    """
+    writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+    progress = TrainingProgress(figures)
+    try:
+        yield [TensorBoardCallback(writer), progress]
+    finally:
+        progress.stop()
+        writer.close()
+
+
+class TrainingProgress(TrainerCallback):
+    """Shows steps and figures on standard error, and writes every logged figure to the run's log.
+
+    Args:
+        figures: What the line of an evaluation says after the loss: texts with a place for the figure, by the name
+            that the Trainer logs it under. The bar shows the last of them.
+    """
+
+    def __init__(self, figures: Mapping[str, str]) -> None:
         self.console = Console(stderr=True, soft_wrap=True, highlight=False)
-        self.loss = self.f1 = float("nan")
+        self.figures = figures
+        self.logged: dict[str, Any] = {}
         self.bar: Progress | None = None
         self.task = TaskID(0)
 
@@ -71,19 +97,16 @@ class TrainingProgress(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write the figures to the log; at the end of an epoch, print its line."""
+        """Write the figures to the log; print the line of an evaluation."""
         logs = logs or {}
-        self.loss, self.f1 = logs.get("loss", self.loss), logs.get("eval_f1", self.f1)
+        self.logged.update(logs)
         figures = ", ".join(
             f"{name} {value:.4g}" for name, value in logs.items() if name != "epoch" and isinstance(value, float)
         )
         logger.info("step %d, epoch %.2f: %s", state.global_step, state.epoch or 0.0, figures)
-        if "eval_f1" in logs:
-            precision, recall = logs["eval_precision"], logs["eval_recall"]
-            self.console.print(
-                f"epoch {state.epoch:.4g} of {args.num_train_epochs:.4g}: loss {self.loss:.4g}, "
-                f"dev precision {precision:.3f}, recall {recall:.3f}, F1 {self.f1:.3f}"
-            )
+        if logs.keys() & self.figures.keys():
+            epochs = f"epoch {state.epoch or 0.0:.4g} of {args.num_train_epochs:.4g}"
+            self.console.print(f"{epochs}: {', '.join(self._known({'loss': 'loss {:.4g}', **self.figures}))}")
 
     def stop(self) -> None:
         """Take the bar off the screen, however training ended."""
@@ -92,5 +115,8 @@ class TrainingProgress(TrainerCallback):
             self.bar = None
 
     def _figures(self, epoch: float) -> str:
-        known = [f"{name} {value:.3f}" for name, value in (("loss", self.loss), ("F1", self.f1)) if value == value]
-        return "  ".join([f"epoch {epoch:.2f}", *known])
+        last = list(self.figures)[-1]
+        return "  ".join([f"epoch {epoch:.2f}", *self._known({"loss": "loss {:.3f}", last: self.figures[last]})])
+
+    def _known(self, figures: Mapping[str, str]) -> list[str]:
+        return [text.format(self.logged[name]) for name, text in figures.items() if name in self.logged]

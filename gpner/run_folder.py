@@ -4,10 +4,12 @@ A run may be killed at any moment and its disk may fill up. So a checkpoint coun
 deleted before its successor is marked, and the result is written aside and moved into place when all of it is written.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from gpner.checkpoint import make_folder
 from gpner.errors import ConfigError, TrainingError
+from gpner.pretraining_options import PretrainingOptions
+from gpner.training_options import TrainingOptions
 
 # What the run was started with; its presence makes a folder that of a run.
 OPTIONS = "options.json"
@@ -24,6 +28,8 @@ OPTIONS = "options.json"
 METRICS = "metrics.json"
 # Marks a checkpoint that is whole.
 COMPLETE = "complete"
+# Where the Trainer leaves its history in a checkpoint.
+TRAINER_STATE = "trainer_state.json"
 
 
 class RunFolder:
@@ -81,6 +87,11 @@ class RunFolder:
         """The checkpoint of the last epoch that is whole, if there is one."""
         whole = [file.parent for file in self.checkpoints.glob(f"checkpoint-*/{COMPLETE}")]
         return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+
+    def last_state(self) -> TrainerState:
+        """How far the Trainer had come at the last checkpoint; a new state if there is none."""
+        last = self.last_checkpoint()
+        return TrainerState.load_from_json(str(last / TRAINER_STATE)) if last else TrainerState()
 
     @contextmanager
     def saving(self) -> Iterator[None]:
@@ -148,8 +159,34 @@ class KeepCheckpoints(TrainerCallback):
                 shutil.rmtree(folder)
 
 
+def run_settings(
+    options: TrainingOptions | PretrainingOptions, contents: dict[str, Any], processes: int
+) -> dict[str, Any]:
+    """Collect all that a run's result depends on, ready for JSON; where its folder lies does not count.
+
+    Args:
+        options: What the run was started with.
+        contents: What was read, by the option that names its files.
+        processes: How many train together.
+    """
+    chosen = {name: value for name, value in asdict(options).items() if name not in ("output", "resume")}
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
+    hashes = {
+        f"content of {name}": hashlib.sha256(repr(content).encode()).hexdigest() for name, content in contents.items()
+    }
+    return {**settings, **hashes, "processes": processes}
+
+
 def write_text(file: Path, content: str) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file that is there whole or not at all.
+
+    Raises:
+        OSError: If it could not be written; nothing is left of it.
+    """
     aside = file.with_name(file.name + ".unfinished")
-    aside.write_text(content, encoding="utf-8")
-    aside.replace(file)
+    try:
+        aside.write_text(content, encoding="utf-8")
+        aside.replace(file)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise

@@ -140,6 +140,21 @@ def test_a_pack_never_reaches_an_attention_function_that_would_mix_its_documents
         model(random_ids(10), [5, 5])
 
 
+@pytest.mark.parametrize("bias_from", ["projection", "hidden"])
+def test_a_new_model_takes_no_span_for_an_entity(bias_from, tmp_path):
+    config = GlobalPointerConfig(encoder_config=tiny_config("bert"), labels=["PER", "ORG"], bias_from=bias_from)
+    model = GlobalPointerForEntities(config)
+
+    factors = model(torch.arange(5, 105), [100]).factors
+
+    logits = torch.einsum("igd,jgd->ij", factors.query, factors.key)[..., None]
+    logits = logits + factors.start_bias[:, None] + factors.end_bias[None]
+    assert logits.mean().item() == pytest.approx(-8, abs=0.5)
+    model.save_pretrained(tmp_path)
+    loaded = GlobalPointerForEntities.from_pretrained(tmp_path)
+    assert torch.equal(loaded.head.label_projection.bias, model.head.label_projection.bias)
+
+
 def test_lengths_that_do_not_add_up_are_refused():
     with pytest.raises(ShapeError, match="add up to the 10 tokens given, was: 9"):
         tiny_model()(random_ids(10), [4, 5])

@@ -1,5 +1,6 @@
 """Which found entity answers which gold one, against slow references that try everything."""
 
+import tracemalloc
 from itertools import combinations, permutations
 
 import pytest
@@ -115,6 +116,21 @@ def test_wrong_boundaries_are_paired_as_by_taking_the_greatest_overlap_again_and
     rest = gold - {pair.gold for pair in settled}, found - {pair.found for pair in settled}
     by_hand = greedy_overlaps(*rest)
     assert sorted((pair.gold, pair.found) for pair in pairs if pair.kind == "wrong boundary") == sorted(by_hand)
+
+
+def test_thousands_of_crossing_entities_of_one_label_take_no_memory_for_all_their_overlaps():
+    # Each of 1,500 overlaps almost each of the others: 2 million pairs, of which 1,500 are wanted.
+    gold = {(start, 5000 + start, "A") for start in range(0, 3000, 2)}
+    found = {(start + 1, 5000 + start, "A") for start in range(0, 3000, 2)}
+    tracemalloc.start()
+
+    pairs = pair_entities(gold, found)
+
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert {pair.kind for pair in pairs} == {"wrong boundary"}
+    assert {pair.found[0] - pair.gold[0] for pair in pairs} == {1}
+    assert peak < 10_000_000
 
 
 @settings(deadline=None, max_examples=150)

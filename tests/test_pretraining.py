@@ -2,10 +2,14 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import (
     AlbertConfig,
     AutoModelForMaskedLM,
@@ -15,6 +19,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from gpner.checkpoint import load_tokenizer
 from gpner.cli import main
 from gpner.errors import CheckpointError, ConfigError, EncoderError, TrainingError
 from gpner.model import load_encoder
@@ -24,7 +29,7 @@ from gpner.pretraining.texts import TextDocument
 from gpner.pretraining.trainer import MaskedTrainer
 from gpner.pretraining.vocabulary import load_vocabulary, train_vocabulary
 from gpner.pretraining_options import PretrainingOptions
-from tests.test_training import write_corpus
+from tests.training_fixtures import as_flags, write_corpus
 
 SENTENCES = ["the house of commons met in london.", "ada wrote a letter to charles.", "rain fell on the old town."]
 SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
@@ -181,8 +186,54 @@ def test_an_encoder_is_extended_with_its_head_and_trained_further_at_length(opti
     assert config["position_extension"]["method"] == "hierarchical"
 
 
+def test_a_finished_run_holds_all_there_is_to_say_of_it(options):
+    pretrain(PretrainingOptions(**{**options, "epochs": 2}))
+
+    folder = options["output"]
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    log = (folder / "training.log").read_text()
+    assert log.count("eval_perplexity ") == 3
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    losses, perplexities = events.Scalars("train/loss"), events.Scalars("eval/perplexity")
+    assert [event.step for event in perplexities] == [0, len(losses) // 2, len(losses)]
+    assert not {"checkpoints", "unfinished"} & {file.name for file in folder.iterdir()}
+
+
+def test_away_from_a_terminal_progress_is_a_line_an_evaluation(options, capfd):
+    assert main(["pretrain", *as_flags({**options, "epochs": 2})]) == 0
+
+    shown = capfd.readouterr()
+    lines = shown.err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [f"epoch {number} of 2" for number in range(3)]
+    assert all("perplexity" in line for line in lines)
+    assert "loss" in lines[2]
+    assert "{" not in shown.out
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_that_takes_their_packs_together(options, start, tmp_path):
+    config = BertConfig(**SIZES, max_position_embeddings=64, hidden_dropout_prob=0.0)
+    config.save_pretrained(tmp_path / "config")
+    chosen = {**options, "config": str(tmp_path / "config"), "epochs": 2}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, "-m", "gpner.cli", "pretrain", *as_flags({**chosen, "output": tmp_path / "two"})]
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    one = pretrain(PretrainingOptions(**{**chosen, "accumulation": 2, "output": tmp_path / "one"}))
+
+    assert run.stdout.count("all positions") == 1
+    assert run.stderr.count("epoch 2 of 2") == 1
+    two = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert two["before"]["eval_loss"] == pytest.approx(one.before["eval_loss"], rel=1e-5)
+    assert [epoch["step"] for epoch in two["history"]] == [epoch["step"] for epoch in one.history]
+    of_two, of_one = (load_file(tmp_path / name / "model.safetensors") for name in ("two", "one"))
+    for name, tensor in of_one.items():
+        torch.testing.assert_close(of_two[name], tensor, atol=2e-3, rtol=1e-2)
+
+
 def test_the_command_line_goes_from_texts_to_an_extractor(options, tmp_path, capsys):
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**options, "epochs": 1}.items()]
+    flags = as_flags({**options, "epochs": 1})
     corpus = write_corpus(tmp_path / "corpus.jsonl", 4)
     train = ["train", "--encoder", str(options["output"]), "--train", str(corpus), "--dev", str(corpus)]
 
@@ -222,6 +273,26 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(options, tmp_p
         pretrain(
             PretrainingOptions(**{**options, "encoder": str(tmp_path / "other"), "config": None, "tokenizer": None})
         )
+
+
+def test_an_encoder_that_is_not_there_leaves_no_run_behind(options, tmp_path):
+    with pytest.raises(CheckpointError, match="an encoder must be a local folder or a hub name"):
+        pretrain(PretrainingOptions(**{**options, "config": str(tmp_path / "none")}))
+
+    assert not options["output"].exists()
+
+
+def test_an_encoder_without_a_head_gets_a_new_one_and_the_run_says_so(options, start, tmp_path, capsys):
+    tokenizer = load_tokenizer(start)
+    BertModel(BertConfig(**SIZES, vocab_size=len(tokenizer))).save_pretrained(tmp_path / "bare")
+    tokenizer.save_pretrained(tmp_path / "bare")
+    given = {name: value for name, value in options.items() if name not in ("config", "tokenizer")}
+
+    assert main(["pretrain", *as_flags({**given, "encoder": tmp_path / "bare", "epochs": 1})]) == 0
+
+    assert "without a trained head" in capsys.readouterr().out
+    metrics = json.loads((options["output"] / "metrics.json").read_text())
+    assert "cls.predictions.transform.dense.weight" in metrics["new_weights"]
 
 
 def test_a_vocabulary_file_without_capitals_is_read_as_lower_cased(tmp_path):

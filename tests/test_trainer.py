@@ -6,10 +6,11 @@ from torch import nn
 from transformers import TrainingArguments
 
 from gpner.dataset import Feature
-from gpner.errors import TrainingError
+from gpner.errors import EncoderError, TrainingError
 from gpner.model import GlobalPointerForEntities
+from gpner.trainer_setup import recompute_states
 from gpner.training import train
-from gpner.training.trainer import SpanTrainer, collate, collate_step, recompute_states, with_adapters
+from gpner.training.trainer import SpanTrainer, collate, collate_step, with_adapters
 from gpner.training_options import TrainingOptions
 from tests.models import tiny_model
 
@@ -78,7 +79,7 @@ def test_checkpointing_changes_no_gradient_even_with_dropout(trainer_of, rank):
     for checkpointing in (False, True):
         model = tiny_model()
         if checkpointing:
-            recompute_states(model)
+            recompute_states(model.encoder)
         layer = model.encoder.encoder.layer[0].intermediate
         layer.register_forward_hook(lambda *_, checkpointing=checkpointing: calls.append(checkpointing))
         model = with_adapters(model, rank) if rank else model
@@ -88,6 +89,11 @@ def test_checkpointing_changes_no_gradient_even_with_dropout(trainer_of, rank):
 
     assert calls == [False] * 2 + [True] * 4
     assert_equal_gradients(*found)
+
+
+def test_checkpointing_is_refused_where_the_family_does_not_support_it():
+    with pytest.raises(EncoderError, match="needs an encoder that supports it, albert does not; leave it out"):
+        recompute_states(tiny_model("albert").encoder)
 
 
 def test_a_step_names_each_of_its_documents_once():

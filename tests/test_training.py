@@ -10,6 +10,7 @@ from gpner.checkpoint import load_checkpoint, merge_adapter
 from gpner.cli import main
 from gpner.errors import ConfigError, DataError
 from gpner.extractor import Extractor
+from gpner.pretraining_options import PretrainingOptions
 from gpner.training import train
 from gpner.training_options import TrainingOptions
 from tests.training_fixtures import as_flags, write_corpus
@@ -167,14 +168,18 @@ def test_the_command_line_trains_evaluates_and_extracts(options, tmp_path, capsy
     assert {entity["text"] for entity in line["entities"]} == {"Grace", "The mayor of Zurich", "Zurich"}
 
 
-def test_the_help_of_training_groups_its_flags_and_says_what_each_does(capsys):
+@pytest.mark.parametrize(
+    ("command", "options", "first_group"),
+    [("train", TrainingOptions, "data"), ("pretrain", PretrainingOptions, "texts")],
+)
+def test_the_help_of_training_groups_its_flags_and_says_what_each_does(command, options, first_group, capsys):
     with pytest.raises(SystemExit):
-        main(["train", "--help"])
+        main([command, "--help"])
 
     shown = capsys.readouterr().out
-    places = [shown.index(f"\n{group}:\n") for group in ("data", "model", "optimisation", "run")]
+    places = [shown.index(f"\n{group}:\n") for group in (first_group, "model", "optimisation", "run")]
     assert places == sorted(places)
-    for option in fields(TrainingOptions):
+    for option in fields(options):
         assert len(option.metadata["help"].split()) > 3
         assert f"\n  --{option.name.replace('_', '-')}" in shown
     assert "None" not in shown

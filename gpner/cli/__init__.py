@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads our output, `head` for instance, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a disk that is full, a path that is too long
+        message = f"files must be there to be read and written, the system says: {error}"
+        _give_up_output()
     except ModuleNotFoundError as error:
         message = f"this command needs the package {error.name}, it is not installed; run `pip install 'gpner[train]'`"
     else:
@@ -36,6 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line = " ".join(message.split())  # libraries that we quote write several
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {line}", markup=False, style="red")
     return WRONG_USE
+
+
+def _give_up_output() -> None:
+    """Keep Python from complaining once more, at its exit, of an output that takes nothing."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,8 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _quiet_libraries() -> None:
-    """Leave out the progress bar of every file and the log of every retry; training's own progress stays."""
-    from transformers.utils.logging import disable_progress_bar
+    """Leave out the progress bar of every file, the log of every retry and warnings of what we check ourselves."""
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     disable_progress_bar()
+    set_verbosity_error()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

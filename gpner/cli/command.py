@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
+
+from gpner.cli.problems import printable
 
 RATES = ("precision", "recall", "f1")
 COUNTS = ("gold", "found")
@@ -30,13 +32,24 @@ def new_command(
 
 def score_table(scores: dict[str, Any], title: str) -> Table:
     """Lay out the scores of an `Evaluation.to_dict()`: a row for each label, their mean, and one for all entities."""
-    table = Table("label", "precision", "recall", "F1", "95 %", "gold", "found", title=escape(title))
+    columns = label_column(), "precision", "recall", "F1", "95 %", "gold", "found"
+    table = Table(*columns, title=shown(title))
     for label, row in scores["by_label"].items():
-        table.add_row(escape(label), *_rates(row), _interval(scores["label_intervals"][label]), *_counts(row))
+        table.add_row(shown(label), *_rates(row), _interval(scores["label_intervals"][label]), *_counts(row))
     table.add_section()
     table.add_row("(macro)", *_rates(scores["macro"]))
     table.add_row("(micro)", *_rates(scores["micro"]), _interval(scores["interval"]), *_counts(scores["micro"]))
     return table
+
+
+def shown(text: str) -> str:
+    """A name from somebody else's file, as a cell: neither rich's markup nor the terminal's escapes in it work."""
+    return escape(printable(text))
+
+
+def label_column() -> Column:
+    """The column of the labels, which are never cut short: several may begin alike."""
+    return Column("label", overflow="fold")
 
 
 def breakdown_table(scores: dict[str, Any]) -> Table:
@@ -59,7 +72,7 @@ def reliability_table(reliability: dict[str, Any], title: str = "") -> Table:
     """Lay out a `Reliability` as a dictionary: what scores promise, and what came of it."""
     error = reliability["expected_calibration_error"]
     caption = f"expected calibration error {error:.3f}"
-    table = Table("scores", "entities", "mean score", "correct", title=escape(title), caption=caption)
+    table = Table("scores", "entities", "mean score", "correct", title=shown(title), caption=caption)
     for row in reliability["bins"]:
         scores = f"{row['low']:.1f}-{row['high']:.1f}"
         table.add_row(scores, str(row["count"]), f"{row['mean_score']:.3f}", f"{row['share_correct']:.3f}")

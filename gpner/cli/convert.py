@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from gpner.cli.command import new_command
+from gpner.cli.command import label_column, new_command, shown
 from gpner.cli.problems import print_problems
 from gpner.errors import ConfigError
 from gpner.examples import Corpus, Example, read_corpus
@@ -77,8 +76,8 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 
 def _count_table(corpus: Corpus) -> Table:
     counts = Counter(label for example in corpus.examples for _, _, label in example.entities)
-    table = Table("label", "entities")
+    table = Table(label_column(), "entities")
     for label, count in sorted(counts.items()):
-        table.add_row(escape(label), str(count))
+        table.add_row(shown(label), str(count))
     table.add_row("(all)", str(counts.total()))
     return table

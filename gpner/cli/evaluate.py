@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gpner.cli.command import breakdown_table, new_command, reliability_table, score_table
 from gpner.cli.problems import print_problems
+from gpner.errors import ConfigError
 from gpner.formats import READERS
 
 
@@ -33,6 +34,8 @@ def _run(options: argparse.Namespace) -> None:
     from gpner.examples import read_corpus
     from gpner.extractor import Extractor
 
+    if "html" in options and (options.html.is_dir() or not options.html.parent.is_dir()):
+        raise ConfigError(f"--html must name a file in a folder that is there, was: {options.html}")
     corpus = read_corpus(options.examples, format=options.format, strict=options.strict)
     print_problems(corpus.problems)
     extractor = Extractor.from_pretrained(options.model)

@@ -1,4 +1,4 @@
-"""Problems of a corpus, for people to read."""
+"""What comes from somebody else's file, for people to read on their terminal."""
 
 import sys
 from collections.abc import Sequence
@@ -11,8 +11,11 @@ SHOWN = 20
 def print_problems(problems: Sequence[Problem]) -> None:
     """Print problems to standard error: the first twenty, a line each, and how many more there are."""
     for problem in problems[:SHOWN]:
-        # The path and the message may hold line ends and control characters of somebody else's file.
-        line = "".join(character if character.isprintable() else " " for character in str(problem))
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"{printable(str(problem))}\n")
     if len(problems) > SHOWN:
         sys.stderr.write(f"and {len(problems) - SHOWN} more\n")
+
+
+def printable(text: str) -> str:
+    """Put blanks for line ends and control characters, which could rewrite what the terminal shows."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from gpner.cli.command import new_command, reliability_table
+from gpner.cli.command import label_column, new_command, reliability_table, shown
 from gpner.cli.problems import print_problems
 from gpner.formats import READERS
 
@@ -49,13 +48,13 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _threshold_table(thresholds: dict[str, float], before: dict[str, Any], after: dict[str, Any], title: str) -> Table:
-    table = Table("label", "threshold", "F1 before", "F1 after", title=escape(title))
+    table = Table(label_column(), "threshold", "F1 before", "F1 after", title=shown(title))
     for label, threshold in thresholds.items():
         f1 = [
             f"{scores['by_label'][label]['f1']:.3f}" if label in scores["by_label"] else "-"
             for scores in (before, after)
         ]
-        table.add_row(escape(label), f"{threshold:.2f}", *f1)
+        table.add_row(shown(label), f"{threshold:.2f}", *f1)
     table.add_section()
     for name in ("macro", "micro"):
         table.add_row(f"({name})", "", *(f"{scores[name]['f1']:.3f}" for scores in (before, after)))

@@ -6,7 +6,7 @@ One definition for every table and every page, so that their figures agree.
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 
@@ -61,38 +61,55 @@ def _same_boundaries(missed: list[EntitySpan], spurious: list[EntitySpan]) -> di
 
 
 def _best_overlaps(missed: list[EntitySpan], spurious: list[EntitySpan]) -> dict[EntitySpan, EntitySpan]:
-    """Pair overlapping entities with equal labels, the greatest overlap first."""
-    edges: list[tuple[float, EntitySpan, EntitySpan]] = []
+    """Pair overlapping entities with equal labels, the greatest overlap first; both lists are sorted."""
     candidates = _by_label(spurious)
-    for label, wanted in _by_label(missed).items():
-        edges += _overlaps(wanted, candidates.get(label, []))
     partners: dict[EntitySpan, EntitySpan] = {}
-    taken: set[EntitySpan] = set()
-    for _, right, wrong in sorted(edges):
-        if right not in partners and wrong not in taken:
-            partners[right] = wrong
-            taken.add(wrong)
+    for label, wanted in _by_label(missed).items():
+        if label in candidates:
+            partners |= _pair_greedily(wanted, candidates[label])
     return partners
 
 
-def _overlaps(missed: list[EntitySpan], spurious: list[EntitySpan]) -> Iterable[tuple[float, EntitySpan, EntitySpan]]:
-    """Yield the overlapping pairs of one label with their overlap, negated; both lists are sorted.
+def _pair_greedily(missed: list[EntitySpan], spurious: list[EntitySpan]) -> dict[EntitySpan, EntitySpan]:
+    """Pair the entities of one label.
 
-    No more than `len(missed)` for each missed entity: the others cannot take more of its best partners away. That
-    bounds the work where a model fires everywhere.
+    Only the best free partner of each missed entity is known, and sought anew when another takes it: all overlaps
+    would be millions of pairs where a model fires everywhere. What is out of date ranks no lower than its successor,
+    so the order is that of all overlaps.
     """
-    if not spurious:
-        return
-    starts, ends = np.array([entity[:2] for entity in spurious]).T
-    longest = int((ends - starts).max())
-    for start, end, label in missed:
-        first, stop = np.searchsorted(starts, (start - longest, end))
-        shared = np.minimum(ends[first:stop], end) - np.maximum(starts[first:stop], start)
-        union = (end - start) + (ends[first:stop] - starts[first:stop]) - shared
-        overlap = shared / union
-        for place in np.argsort(-overlap, kind="stable")[: len(missed)]:
-            if shared[place] > 0:
-                yield -float(overlap[place]), (start, end, label), spurious[first + place]
+    overlaps = _Overlaps(spurious)
+    waiting = [best for entity in missed if (best := overlaps.best(entity))]
+    heapify(waiting)
+    partners: dict[EntitySpan, EntitySpan] = {}
+    while waiting:
+        _, entity, place = heappop(waiting)
+        if overlaps.is_free[place]:
+            overlaps.is_free[place] = False
+            partners[entity] = spurious[place]
+        elif best := overlaps.best(entity):
+            heappush(waiting, best)
+    return partners
+
+
+class _Overlaps:
+    """The sorted found entities of one label, and which of them have no partner yet."""
+
+    def __init__(self, spurious: list[EntitySpan]) -> None:
+        self.is_free = np.ones(len(spurious), dtype=np.bool_)
+        self._starts, self._ends = np.array([entity[:2] for entity in spurious]).T
+        self._longest = int((self._ends - self._starts).max())
+
+    def best(self, entity: EntitySpan) -> tuple[float, EntitySpan, int] | None:
+        """The greatest overlap with a free entity, negated, and the entity's place; None without one."""
+        start, end, _ = entity
+        first, stop = np.searchsorted(self._starts, (start - self._longest, end))
+        starts, ends = self._starts[first:stop], self._ends[first:stop]
+        shared = (np.minimum(ends, end) - np.maximum(starts, start)) * self.is_free[first:stop]
+        if not (shared > 0).any():
+            return None
+        overlap = shared / ((end - start) + (ends - starts) - shared)
+        place = int(overlap.argmax())
+        return -float(overlap[place]), entity, int(first) + place
 
 
 def count_same_boundaries(gold: Iterable[EntitySpan], found: Iterable[EntitySpan]) -> int:

@@ -29,14 +29,18 @@ def detect(path: Path) -> str:
     in a tag.
 
     Raises:
-        DataError: If it is none of them, or cannot be read.
+        DataError: If it is none of them, or cannot be read, or only once: a pipe would lose what we look at.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(
+            f"{path}: must be a file or folder for its format to be told, is a pipe or the like; name --format"
+        )
     if path.is_dir() or path.suffix == ".ann" or (path.suffix == ".txt" and path.with_suffix(".ann").is_file()):
         return _brat(path)
     lines = (line.text for line in read_lines(path) if isinstance(line, Line) and line.text.strip())
     first = list(islice(lines, FIRST_LINES))
     if not first:
-        raise DataError(_nothing(path))
+        raise DataError(_first_problem(path) or f"{path}: must hold at least one example, was empty")
     if any(_object(line) for line in first):
         name = _of_objects(chain(first, lines))
     elif 2 * sum(map(conll.is_tagged, first)) >= len(first):
@@ -47,7 +51,10 @@ def detect(path: Path) -> str:
     if name is None:
         seen = _object(first[0])
         came = f"an object with the keys {', '.join(seen)}" if seen else repr(first[0])
-        raise DataError(f"{path}: must be in one of the formats {', '.join(READERS)}; its first line is {came[:200]}")
+        formats = ", ".join(READERS)
+        raise DataError(
+            _first_problem(path) or f"{path}: must be in one of the formats {formats}; its first line is {came[:200]}"
+        )
     return name
 
 
@@ -57,9 +64,9 @@ def _brat(path: Path) -> str:
     return "brat"
 
 
-def _nothing(path: Path) -> str:
-    problem = next((item for item in read_lines(path) if isinstance(item, Problem)), None)
-    return str(problem) if problem else f"{path}: must hold at least one example, was empty"
+def _first_problem(path: Path) -> str | None:
+    """What cannot be read at all, which says more than what the other lines look like: UTF-16, for one."""
+    return next((str(item) for item in read_lines(path) if isinstance(item, Problem)), None)
 
 
 def _object(line: str) -> dict[str, Any] | None:

@@ -4,19 +4,18 @@ What comes out is an ordinary folder of a transformers encoder with its pre-trai
 `gpner extend` take it as it is.
 """
 
-import hashlib
 import json
 import logging
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, PrinterCallback, TrainingArguments, set_seed
 
 from gpner.checkpoint import load_tokenizer
-from gpner.errors import CheckpointError, DataError, EncoderError
-from gpner.extractor import choose_device, inference_dtype
+from gpner.curves import draw_curves, draw_perplexity
+from gpner.errors import CheckpointError, DataError
 from gpner.model import load_encoder_config
 from gpner.pretraining.card import write_encoder_card
 from gpner.pretraining.data import MaskedPacks, TextWindow, cut_windows
@@ -25,12 +24,16 @@ from gpner.pretraining.texts import TextDocument, hold_out, read_texts
 from gpner.pretraining.trainer import MaskedTrainer
 from gpner.pretraining.vocabulary import load_vocabulary, train_vocabulary
 from gpner.pretraining_options import PretrainingOptions
-from gpner.run_folder import METRICS, KeepCheckpoints, RunFolder
+from gpner.progress import run_log, watchers
+from gpner.run_folder import METRICS, KeepCheckpoints, RunFolder, run_settings
+from gpner.trainer_setup import new_arguments, recompute_states
 
 logger = logging.getLogger(__name__)
 
 # Seed of the masks of evaluations: one for all runs, so that their figures compare.
 EVALUATION_SEED = 0
+# What is shown of an evaluation while training.
+SHOWN = {"eval_perplexity": "perplexity {:.2f}"}
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,23 @@ class PretrainingReport:
         history: The same after every epoch; the last entry is that of the saved encoder.
         data: Counts of what was read: documents, windows, tokens, documents that were cut, blank lines; windows too
             short for a pair.
-        seconds: Duration of the training.
+        new_weights: Weights of the head that the encoder did not bring, which therefore started anew.
+        seconds: Duration of the training, since its last start.
+        is_main: Whether this process is the one that writes and speaks, where several train together.
     """
 
     before: dict[str, float]
     history: list[dict[str, float]]
     data: dict[str, dict[str, int]]
+    new_weights: list[str]
     seconds: float
+    is_main: bool
 
 
 def pretrain(options: PretrainingOptions) -> PretrainingReport:
     """Train an encoder to fill in hidden words, and leave it in the output folder.
+
+    Under `torchrun` every process calls this; each trains on its share of the packs, and the first one writes.
 
     Raises:
         DataError: If a file cannot be read, or holds too little text.
@@ -61,60 +70,73 @@ def pretrain(options: PretrainingOptions) -> PretrainingReport:
         ConfigError: If an option is out of range, or the output folder holds something else.
         TrainingError: If the loss is no number any more, or a checkpoint cannot be written.
     """
+    load_encoder_config(options.encoder or str(options.config))  # a wrong name shall not leave a run to be resumed
     documents, blank = _read(options)
     folder = RunFolder(options.output)
     arguments = _arguments(options)
-    if arguments.process_index == 0:
-        folder.claim(_settings(options, documents), resume=options.resume)
-    with arguments.main_process_first():
-        tokenizer = _tokenizer(options, documents["train"], folder.checkpoints / "tokenizer")
+    with folder.saving(), ExitStack() as stack:
+        if arguments.process_index == 0:
+            contents = {name: [document.sequences for document in texts] for name, texts in documents.items()}
+            folder.claim(run_settings(options, contents, arguments.world_size), resume=options.resume)
+            stack.enter_context(run_log(options.output / "training.log"))
+        with arguments.main_process_first():
+            tokenizer = _tokenizer(options, documents["train"], folder.checkpoints / "tokenizer")
+        return _run(options, documents, blank, tokenizer, arguments, folder)
+
+
+def _run(
+    options: PretrainingOptions,
+    documents: dict[str, tuple[TextDocument, ...]],
+    blank: dict[str, int],
+    tokenizer: PreTrainedTokenizerFast,
+    arguments: TrainingArguments,
+    folder: RunFolder,
+) -> PretrainingReport:
     set_seed(options.seed)
-    model = _model(options, tokenizer)
+    model, new_weights = _model(options, tokenizer)
     check_context(model, options.context)
-    windows, data = {}, {}
+    if options.gradient_checkpointing:
+        recompute_states(model)
+    packs, data = {}, {}
     for name, texts in documents.items():
         cut = cut_windows(texts, tokenizer, options.content_tokens)
-        windows[name] = _usable(cut, options)
-        data[name] = {**_counts(texts, cut), "blank": blank[name], "too short": len(cut) - len(windows[name])}
-    report = _train(options, arguments, folder, model, tokenizer, windows, data)
-    if arguments.process_index == 0:
-        with folder.saving(), folder.result() as result:
-            _save(result, options, model, tokenizer, report)
+        windows = _usable(cut, options)
+        packs[name] = _packs(options, tokenizer, windows, options.seed if name == "train" else EVALUATION_SEED)
+        data[name] = {**_counts(texts, cut), "blank": blank[name], "too short": len(cut) - len(windows)}
+    trainer = MaskedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=packs["train"],
+        eval_dataset=packs["eval"],
+        data_collator=_only,
+    )
+    before, seconds = _train(options, trainer, folder)
+    report = PretrainingReport(
+        before=before,
+        history=[entry for entry in trainer.state.log_history if "eval_perplexity" in entry],
+        data=data,
+        new_weights=new_weights,
+        seconds=seconds,
+        is_main=arguments.process_index == 0,
+    )
+    if report.is_main:
+        with folder.result() as aside:
+            _save(aside, options, trainer, tokenizer, report)
     return report
 
 
-def _train(
-    options: PretrainingOptions,
-    arguments: TrainingArguments,
-    folder: RunFolder,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    windows: dict[str, list[TextWindow]],
-    data: dict[str, dict[str, int]],
-) -> PretrainingReport:
-    if options.gradient_checkpointing:
-        _recompute_states(model)
-    packs = {
-        name: MaskedPacks(
-            some,
-            tokenizer,
-            objective=options.sentence_objective,
-            max_tokens=options.batch_tokens,
-            seed=options.seed if name == "train" else EVALUATION_SEED,
-        )
-        for name, some in windows.items()
-    }
-    trainer = MaskedTrainer(
-        model=model, args=arguments, train_dataset=packs["train"], eval_dataset=packs["eval"], data_collator=_only
-    )
-    trainer.add_callback(KeepCheckpoints(folder))
-    trainer.remove_callback(PrinterCallback)
-    before = trainer.evaluate()
+def _train(options: PretrainingOptions, trainer: MaskedTrainer, folder: RunFolder) -> tuple[dict[str, float], float]:
+    """Train to the end; returns what the evaluation before it said, and the seconds that it took."""
     checkpoint = folder.last_checkpoint()
-    with folder.saving():
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(KeepCheckpoints(folder))
+    with ExitStack() as stack:
+        if trainer.args.process_index == 0:
+            for callback in stack.enter_context(watchers(options.output, SHOWN, folder.last_state().global_step)):
+                trainer.add_callback(callback)
+        before = trainer.evaluate()
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    history = [entry for entry in trainer.state.log_history if "eval_perplexity" in entry]
-    return PretrainingReport(before, history, data, outcome.metrics["train_runtime"])
+    return before, outcome.metrics["train_runtime"]
 
 
 def _only(packs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -145,16 +167,19 @@ def _tokenizer(
     return load_tokenizer(learnt)
 
 
-def _model(options: PretrainingOptions, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+def _model(options: PretrainingOptions, tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and those of its weights that start anew although the encoder is given."""
     if options.encoder is None:
-        return new_masked_model(load_encoder_config(str(options.config)), tokenizer, options.sentence_objective)
-    model = load_masked_model(options.encoder, options.sentence_objective)
+        return new_masked_model(load_encoder_config(str(options.config)), tokenizer, options.sentence_objective), []
+    model, new_weights = load_masked_model(options.encoder, options.sentence_objective)
     if n_token_ids(tokenizer) > model.config.vocab_size:
         raise CheckpointError(
             f"the tokenizer must have at most the {model.config.vocab_size} tokens of the encoder, in "
             f"{options.encoder} it has {n_token_ids(tokenizer)}; give the encoder's own"
         )
-    return model
+    if new_weights:
+        logger.info("%s has no trained head for this, it starts anew: %s", options.encoder, ", ".join(new_weights))
+    return model, new_weights
 
 
 def _usable(windows: list[TextWindow], options: PretrainingOptions) -> list[TextWindow]:
@@ -168,6 +193,14 @@ def _usable(windows: list[TextWindow], options: PretrainingOptions) -> list[Text
     return pairs
 
 
+def _packs(
+    options: PretrainingOptions, tokenizer: PreTrainedTokenizerFast, windows: list[TextWindow], seed: int
+) -> MaskedPacks:
+    return MaskedPacks(
+        windows, tokenizer, objective=options.sentence_objective, max_tokens=options.batch_tokens, seed=seed
+    )
+
+
 def _counts(documents: tuple[TextDocument, ...], windows: list[TextWindow]) -> dict[str, int]:
     return {
         "documents": len(documents),
@@ -177,69 +210,31 @@ def _counts(documents: tuple[TextDocument, ...], windows: list[TextWindow]) -> d
     }
 
 
-def _settings(options: PretrainingOptions, documents: dict[str, tuple[TextDocument, ...]]) -> dict[str, Any]:
-    """All that a run's result depends on, ready for JSON; where its folder lies does not count."""
-    chosen = {name: value for name, value in asdict(options).items() if name not in ("output", "resume")}
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
-    for name, texts in documents.items():
-        content = repr([document.sequences for document in texts])
-        settings[f"content of {name}"] = hashlib.sha256(content.encode()).hexdigest()
-    return settings
-
-
 def _arguments(options: PretrainingOptions) -> TrainingArguments:
-    device = choose_device("auto")
-    arguments = TrainingArguments(
-        output_dir=str(RunFolder(options.output).checkpoints),
-        num_train_epochs=options.epochs,
+    return new_arguments(
+        options,
         per_device_train_batch_size=1,  # one pack
         gradient_accumulation_steps=options.accumulation,
         learning_rate=options.learning_rate,
-        warmup_steps=options.warmup,  # below 1: a share of all steps
-        lr_scheduler_type="linear",
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.max_gradient_norm,
-        bf16=inference_dtype(device) is torch.bfloat16,
-        use_cpu=device.type == "cpu",
-        seed=options.seed,
-        eval_strategy="epoch",
         save_strategy="steps",
         save_steps=options.save_steps,
-        logging_steps=10,
-        report_to=[],
-        remove_unused_columns=False,
-        average_tokens_across_devices=False,
-        dataloader_pin_memory=device.type == "cuda",
     )
-    # With several GPUs in one process the Trainer would split each pack among them, blind to where documents end.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
-
-
-def _recompute_states(model: Any) -> None:
-    if not model.supports_gradient_checkpointing:
-        raise EncoderError(
-            f"gradient_checkpointing needs an encoder that supports it, {model.config.model_type} does not; leave "
-            "it out"
-        )
-    settings = {"use_reentrant": False}
-    if hasattr(model, "activation_checkpointing_enable"):  # its name in later releases of transformers 5
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
-    else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
 
 def _save(
     folder: Path,
     options: PretrainingOptions,
-    model: PreTrainedModel,
+    trainer: MaskedTrainer,
     tokenizer: PreTrainedTokenizerFast,
     report: PretrainingReport,
 ) -> None:
+    model = cast(PreTrainedModel, trainer.model)
     model.config.name_or_path = ""  # a folder of this machine means nothing to whoever gets the model
     model.save_pretrained(folder)
     tokenizer.model_max_length = options.context
     tokenizer.save_pretrained(folder)
+    draw_curves(folder / "curves.png", [{**report.before, "epoch": 0.0}, *trainer.state.log_history], draw_perplexity)
     content = {"options": asdict(options), **asdict(report), "after": report.history[-1]}
+    del content["is_main"]
     write_encoder_card(folder, options, content)
     (folder / METRICS).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")

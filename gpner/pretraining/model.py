@@ -4,7 +4,6 @@ The models and their heads are transformers' own. A hook on the encoder hands on
 seventh of them, so that memory does not grow with tokens x vocabulary whatever the family's head looks like.
 """
 
-import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,21 +22,22 @@ from transformers import (
 
 from gpner.attention import IMPLEMENTATION, Pack
 from gpner.errors import CheckpointError, ConfigError, EncoderError
-from gpner.model import build_encoder, load_encoder, load_encoder_config
+from gpner.model import build_encoder, check_isolation, load_encoder, load_encoder_config
 from gpner.positions import position_offset
-
-logger = logging.getLogger(__name__)
 
 # The family whose pre-training class in transformers has a head for the objective.
 OBJECTIVE_FAMILIES = {"nsp": "bert", "sop": "albert"}
 
 
-def load_masked_model(source: str | Path, objective: str | None = None) -> PreTrainedModel:
-    """Load an encoder with its head for masked language modelling; one that it lacks starts anew, as the log then says.
+def load_masked_model(source: str | Path, objective: str | None = None) -> tuple[PreTrainedModel, list[str]]:
+    """Load an encoder with its head for masked language modelling; one that it lacks starts anew.
 
     Args:
         source: Local folder or hub name.
         objective: `nsp` or `sop` for a model that classifies pairs too.
+
+    Returns:
+        The model, and the names of the weights that start anew; the output layer shares the embeddings then.
 
     Raises:
         CheckpointError: If there is no encoder, or not all of it.
@@ -52,13 +52,7 @@ def load_masked_model(source: str | Path, objective: str | None = None) -> PreTr
         raise CheckpointError(
             f"an encoder must bring all its weights, {source} lacks: {names}; is it of another family?"
         )
-    if missing:
-        logger.warning(
-            "%s has no trained head for this; these weights start anew, the output layer shares the embeddings: %s",
-            source,
-            ", ".join(missing),
-        )
-    return _ready(model)
+    return _ready(model), missing
 
 
 def new_masked_model(
@@ -170,7 +164,9 @@ def _load(family: Any, source: str | Path, **options: Any) -> tuple[PreTrainedMo
 
 def _ready(model: PreTrainedModel) -> PreTrainedModel:
     encoder_of(model).register_forward_hook(_keep_needed, with_kwargs=True)
-    _check_isolation(model)
+    common = {"lengths": torch.tensor([3, 3]), "chosen": torch.arange(3)}
+    family = model.config.model_type
+    check_isolation(model, family, lambda token_ids: masked_logits(model, {**common, "input_ids": token_ids})[0])
     return model
 
 
@@ -186,19 +182,3 @@ def _keep_needed(encoder: Any, arguments: Any, keywords: dict[str, Any], output:
             encoder.pooler_activation(encoder.pooler(first)) if albert else encoder.pooler(first[:, None])
         )
     return output
-
-
-@torch.no_grad()
-def _check_isolation(model: PreTrainedModel) -> None:
-    """Run two sequences together and see whether the second is felt in the first."""
-    model.eval()
-    common = {"lengths": torch.tensor([3, 3]), "chosen": torch.arange(3)}
-    one, other = torch.tensor([3, 4, 5, 6, 7, 8]), torch.tensor([3, 4, 5, 9, 10, 11])
-    alone, beside = (masked_logits(model, {**common, "input_ids": ids})[0] for ids in (one, other))
-    model.train()
-    if not torch.equal(alone, beside):
-        kind = model.config.model_type
-        raise EncoderError(
-            f"documents of a pack must not see each other, in {kind} they do; choose an encoder such as BERT, RoBERTa, "
-            "ALBERT or ELECTRA"
-        )

@@ -1,9 +1,9 @@
 """The transformers Trainer for masked language modelling over packs: loss of hidden tokens, perplexity by position."""
 
-import math
 from typing import Any, cast
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -19,7 +19,7 @@ NAMED_DOCUMENTS = 20
 
 
 class MaskedTrainer(Trainer):
-    """Trainer whose loss is the mean over the hidden tokens of a step, however they are spread over its packs."""
+    """Trainer whose loss is the mean over the hidden tokens of a step, however packs and processes share them."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(callbacks=[NewMasks()], **arguments)
@@ -44,11 +44,15 @@ class MaskedTrainer(Trainer):
         if pairs is not None:
             loss = loss + len(labels) * cross_entropy(pairs, inputs["torn"])
         self._check_finite(loss, inputs["documents"])
-        of_step = len(labels) if num_items_in_batch is None else int(num_items_in_batch)
-        return loss / max(of_step, 1)
+        if num_items_in_batch is None:
+            return loss / max(len(labels), 1)
+        # The tokens are counted over all processes, and their gradients will be averaged.
+        return loss * self.args.world_size / max(int(num_items_in_batch), 1)
 
     def evaluate(self, *arguments: Any, metric_key_prefix: str = "eval", **options: Any) -> dict[str, float]:
         """Measure perplexity on the packs of `eval_dataset`, whose masks are the same every time.
+
+        Each process takes its share of the packs.
 
         Returns:
             Loss and perplexity, of all hidden tokens and of those below and from position 512 on, and the share of
@@ -57,15 +61,16 @@ class MaskedTrainer(Trainer):
         Raises:
             DataError: If nothing is hidden in the texts.
         """
-        losses, positions, right = self._predict(cast(MaskedPacks, self.eval_dataset))
+        shares = gather_object([self._predict(cast(MaskedPacks, self.eval_dataset))])
+        losses, positions, right = (torch.cat(parts) for parts in zip(*shares, strict=True))
         if not len(losses):
             raise DataError(
                 "texts to evaluate on must hold a word that can be hidden, all are too long; give other texts"
             )
-        metrics = {"loss": losses.mean().item(), "perplexity": math.exp(losses.mean().item())}
+        metrics = {"loss": losses.mean().item(), "perplexity": losses.mean().exp().item()}
         for name, inside in (("short", positions < SHORT_CONTEXT), ("long", positions >= SHORT_CONTEXT)):
             if inside.any():
-                metrics[f"perplexity_{name}"] = math.exp(losses[inside].mean().item())
+                metrics[f"perplexity_{name}"] = losses[inside].mean().exp().item()
                 metrics[f"tokens_{name}"] = int(inside.sum())
         if len(right):
             metrics["pair_accuracy"] = right.float().mean().item()
@@ -76,11 +81,12 @@ class MaskedTrainer(Trainer):
 
     @torch.no_grad()
     def _predict(self, packs: MaskedPacks) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss and position of every hidden token, and whether each pair was told right."""
+        """Loss and position of every hidden token of this process' packs, and whether each pair was told right."""
         model = cast(nn.Module, self.model)
         model.eval()
-        losses, positions, right = [], [], [torch.empty(0, dtype=torch.bool)]
-        for number in range(len(packs)):
+        nothing = torch.empty(0)
+        losses, positions, right = [nothing.double()], [nothing.long()], [nothing.bool()]
+        for number in range(self.args.process_index, len(packs), self.args.world_size):
             batch = self._prepare_inputs(packs[number])
             with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.args.bf16):
                 logits, pairs = masked_logits(model, batch)

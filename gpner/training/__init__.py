@@ -4,7 +4,6 @@ Every evaluation runs through the `Extractor` on a copy of the model in the prec
 figures seen while training are the figures of the finished checkpoint.
 """
 
-import hashlib
 import json
 import logging
 from collections import Counter
@@ -18,38 +17,28 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 from torch.utils.data import Dataset
-from torch.utils.tensorboard import SummaryWriter
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    TrainerCallback,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
-from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from gpner.checkpoint import load_tokenizer, save_checkpoint
+from gpner.curves import draw_curves, draw_scores
 from gpner.dataset import Feature, build_features
 from gpner.errors import DataError
 from gpner.evaluation import Evaluation, evaluate_extractor
 from gpner.examples import Corpus, Example, Problem, labels_of, read_corpus
-from gpner.extractor import Extractor, choose_device, inference_dtype, place
+from gpner.extractor import Extractor, place
 from gpner.model import GlobalPointerForEntities
-from gpner.progress import TrainingProgress, run_log
-from gpner.run_folder import METRICS, KeepCheckpoints, RunFolder
+from gpner.progress import run_log, watchers
+from gpner.run_folder import METRICS, KeepCheckpoints, RunFolder, run_settings
 from gpner.tokenization import TextTokenizer
-from gpner.training.curves import draw_curves
+from gpner.trainer_setup import new_arguments, recompute_states
 from gpner.training.model_card import write_model_card
-from gpner.training.trainer import SpanTrainer, collate_step, finished_copy, recompute_states, with_adapters
+from gpner.training.trainer import SpanTrainer, collate_step, finished_copy, with_adapters
 from gpner.training_options import TrainingOptions
 
 logger = logging.getLogger(__name__)
 
-# Loss and rates are logged this often over a run: curves and logs of long runs are no heavier than those of short ones.
-LOGGED_POINTS = 500
-# Where the Trainer leaves its history in a checkpoint.
-TRAINER_STATE = "trainer_state.json"
+# What is shown of an epoch's scores while training.
+SHOWN = {"eval_precision": "dev precision {:.3f}", "eval_recall": "recall {:.3f}", "eval_f1": "F1 {:.3f}"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,8 @@ def train(
     folder = RunFolder(options.output)
     with folder.saving(), ExitStack() as stack:
         if arguments.process_index == 0:
-            folder.claim(_settings(options, corpora, arguments.world_size), resume=options.resume)
+            contents = {name: corpus.examples for name, corpus in zip(("train", "dev"), corpora, strict=True)}
+            folder.claim(run_settings(options, contents, arguments.world_size), resume=options.resume)
             stack.enter_context(run_log(options.output / "training.log"))
             if on_problems:
                 on_problems([problem for corpus in corpora for problem in corpus.problems])
@@ -124,7 +114,7 @@ def _run(
     labels = model.config.labels
     features, inexpressible = build_features(training, windows, labels, max_entity_tokens=options.max_entity_tokens)
     if options.gradient_checkpointing:
-        recompute_states(model)
+        recompute_states(model.encoder)
     checkpoint = folder.last_checkpoint()
     with ExitStack() as stack:
         trainer = SpanTrainer(
@@ -137,7 +127,7 @@ def _run(
                 collate_step, max_pack_tokens=options.max_pack_tokens, segment_tokens=options.loss_segment_tokens
             ),
             processing_class=tokenizer,
-            callbacks=_callbacks(options, arguments, folder, checkpoint, stack),
+            callbacks=_callbacks(options, arguments, folder, stack),
         )
         trainer.remove_callback(PrinterCallback)
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -172,7 +162,7 @@ def _finish(
             best.config.save_pretrained(aside / "adapter")
         save_checkpoint(best, cast(Any, trainer.processing_class), aside)
         finished = report(dev=evaluate_extractor(Extractor.from_pretrained(aside), dev))
-        draw_curves(aside / "curves.png", trainer.state.log_history)
+        draw_curves(aside / "curves.png", trainer.state.log_history, draw_scores)
         _write_report(options, best.config.labels, finished, aside)
     logger.info("finished: dev F1 %.4f", finished.dev.micro.f1)
     return finished
@@ -190,15 +180,6 @@ def _check_labels(options: TrainingOptions, training: Sequence[Example], dev: Se
             "add examples of them or take them out"
         )
     return labels
-
-
-def _settings(options: TrainingOptions, corpora: Sequence[Corpus], processes: int) -> dict[str, Any]:
-    """All that a run's result depends on, ready for JSON; where its folder lies does not count."""
-    chosen = {name: value for name, value in asdict(options).items() if name not in ("output", "resume")}
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
-    for name, corpus in zip(("content of train", "content of dev"), corpora, strict=True):
-        settings[name] = hashlib.sha256(repr(corpus.examples).encode()).hexdigest()
-    return {**settings, "processes": processes}
 
 
 def _new_model(options: TrainingOptions, labels: Sequence[str]) -> GlobalPointerForEntities:
@@ -220,60 +201,32 @@ def _default_stride(options: TrainingOptions) -> int:
 
 
 def _arguments(options: TrainingOptions) -> TrainingArguments:
-    device = choose_device("auto")
-    arguments = TrainingArguments(
-        output_dir=str(RunFolder(options.output).checkpoints),
-        num_train_epochs=options.epochs,
+    return new_arguments(
+        options,
         # Packs bound the memory of a step of any size, so accumulating batches is nothing but a larger one.
         per_device_train_batch_size=options.batch_size * options.accumulation,
-        warmup_steps=options.warmup,  # below 1: a share of all steps
-        lr_scheduler_type="linear",
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.max_gradient_norm,
-        bf16=inference_dtype(device) is torch.bfloat16,
-        use_cpu=device.type == "cpu",
-        seed=options.seed,
-        eval_strategy="epoch",
         save_strategy="epoch",
         load_best_model_at_end=True,
         metric_for_best_model="f1",
-        logging_steps=1 / LOGGED_POINTS,
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        report_to=[],
-        remove_unused_columns=False,
         label_names=["spans"],
-        dataloader_pin_memory=device.type == "cuda",
-        ddp_find_unused_parameters=False,
     )
-    # With several GPUs in one process the Trainer would split each pack among them, blind to where documents end.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
 
 
 def _callbacks(
-    options: TrainingOptions,
-    arguments: TrainingArguments,
-    folder: RunFolder,
-    checkpoint: Path | None,
-    stack: ExitStack,
+    options: TrainingOptions, arguments: TrainingArguments, folder: RunFolder, stack: ExitStack
 ) -> list[TrainerCallback]:
     """What else happens while training; the stack ends what must be ended."""
-    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE)) if checkpoint else TrainerState()
+    state = folder.last_state()
     stale = epochs_since_best(state.log_history)
     callbacks: list[TrainerCallback] = [KeepCheckpoints(folder)]
     if options.patience:
         stopping = EarlyStoppingCallback(options.patience)
         stopping.early_stopping_patience_counter = stale
         callbacks.append(stopping)
-        if checkpoint and stale >= options.patience:  # stopped early, then killed before it could finish
-            arguments.num_train_epochs = cast(float, state.epoch)
+        if stale >= options.patience:  # stopped early, then killed before it could finish
+            arguments.num_train_epochs = state.epoch
     if arguments.process_index == 0:
-        writer = SummaryWriter(options.output / "tensorboard", purge_step=state.global_step + 1)
-        stack.callback(writer.close)
-        progress = TrainingProgress()
-        stack.callback(progress.stop)
-        callbacks += [TensorBoardCallback(writer), progress]
+        callbacks += stack.enter_context(watchers(options.output, SHOWN, state.global_step))
     return callbacks
 
 

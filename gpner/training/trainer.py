@@ -156,16 +156,6 @@ class SpanTrainer(Trainer):
         self._previous_ids = example_ids
 
 
-def recompute_states(model: GlobalPointerForEntities) -> None:
-    """Let the encoder compute its inner states again in the backward pass instead of keeping them."""
-    encoder: Any = model.encoder
-    settings = {"use_reentrant": False}
-    if hasattr(encoder, "activation_checkpointing_enable"):  # its name in later releases of transformers 5
-        encoder.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
-    else:
-        encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
-
-
 def with_adapters(model: GlobalPointerForEntities, rank: int) -> PeftModel:
     """Freeze the encoder and put low-rank adapters on its linear layers; the head is trained whole."""
     linear = [f"encoder.{name}" for name, module in model.encoder.named_modules() if isinstance(module, nn.Linear)]
