@@ -58,8 +58,9 @@ class GlobalPointerConfig(PreTrainedConfig):
     context: int = 512
     stride: int = 64
     max_entity_tokens: int | None = None
-    thresholds: list[float] | tuple[float, ...] = ()
-    score_temperature: float = 1.0
+    # Whole numbers too: who edits config.json by hand writes 1, not 1.0.
+    thresholds: list[float | int] | tuple[float | int, ...] = ()
+    score_temperature: float | int = 1.0
     tuned_on: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

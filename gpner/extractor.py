@@ -62,7 +62,8 @@ class Extractor:
         self.labels: tuple[str, ...] = tuple(model.config.labels)
         self.device = next(model.parameters()).device
         self._tokenizer = TextTokenizer(tokenizer, context=model.config.context, stride=model.config.stride)
-        self._thresholds = torch.tensor(model.config.thresholds or [0.0] * len(self.labels), device=self.device)
+        thresholds = model.config.thresholds or [0.0] * len(self.labels)
+        self._thresholds = torch.tensor(thresholds, dtype=torch.float32, device=self.device)
 
     @classmethod
     def from_pretrained(

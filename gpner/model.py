@@ -125,7 +125,8 @@ class GlobalPointerForEntities(PreTrainedModel):
             ShapeError: If the lengths do not add up, or a document exceeds the context.
             EncoderError: If the encoder's attention was set to another function, which would mix the documents.
         """
-        pack = Pack(tuple(torch.as_tensor(lengths).tolist()), input_ids.device)
+        window = getattr(self.encoder.config, "attention_window", None)
+        pack = Pack(tuple(torch.as_tensor(lengths).tolist()), input_ids.device, window)
         self._check(input_ids, pack)
         states = self.encoder(
             input_ids=input_ids[None], position_ids=(pack.positions + self.first_position)[None], pack=pack
@@ -148,7 +149,10 @@ class GlobalPointerForEntities(PreTrainedModel):
         inner = getattr(config, "intermediate_size", 4 * hidden)
         linear = 2 * (4 * hidden**2 + 2 * hidden * inner)
         attention = 2 * 2 * hidden
-        return int(config.num_hidden_layers * sum(length * (linear + attention * length) for length in lengths))
+        window = getattr(config, "attention_window", None)
+        seen = [length if window is None else min(length, 2 * window + 1) for length in lengths]
+        tokens = sum(n * (linear + attention * others) for n, others in zip(lengths, seen, strict=True))
+        return int(config.num_hidden_layers * tokens)
 
     def _check(self, input_ids: Tensor, pack: Pack) -> None:
         attention = self.encoder.config._attn_implementation

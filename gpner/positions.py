@@ -2,7 +2,7 @@
 
 A table of n learned positions is stretched to at most n² without touching its first n rows, so that an extended
 encoder reads what fits its old context exactly as before. It happens once, to the weights: what is saved is an ordinary
-encoder.
+encoder. An attention window, if it is given one, stands in its configuration, where the packed attention looks for it.
 """
 
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from gpner.errors import ConfigError, EncoderError, ShapeError
 
-Method = Literal["hierarchical", "random"]
+Method = Literal["hierarchical", "tiled", "random"]
 Anchor = Literal["mean", "first"]
 
 
@@ -33,10 +33,13 @@ def extend_positions(
     `PositionEmbedding.hierarchical` in bert4keras, where the anchor is p[0]). In real tables p[0] is an outlier, which
     pulls all further rows away from what the encoder knows; the mean of the other rows is not.
 
+    `tiled` begins anew every n positions (Longformer, Beltagy et al. 2020, section 5): neighbours have the rows that
+    they had in pretraining, but so have tokens n apart. It goes with an attention window.
+
     Args:
         table: The pretrained rows p. Shape: (n, hidden_size).
         length: Rows wanted, at least n; at most n² if hierarchical.
-        method: `hierarchical`, or `random` for rows that need training on long text.
+        method: `hierarchical`, `tiled`, or `random` for rows that need training on long text.
         alpha: Weight of the coarse position i against the fine one j, between 0 and 1; not 0.5, which would make
             (i, j) and (j, i) the same position.
         anchor: What p[i] is measured from: `mean` of p[1:], or the `first` row, as in the reference.
@@ -56,11 +59,13 @@ def extend_positions(
         raise ConfigError(f"the extended table must keep all {len(table)} rows, asked for: {length}")
     if method == "hierarchical":
         further = _hierarchical(table.float(), length, alpha, anchor)
+    elif method == "tiled":
+        further = table[torch.arange(len(table), length, device=table.device) % len(table)]
     elif method == "random":
         generator = torch.Generator().manual_seed(seed)
         further = std * torch.randn(length - len(table), table.shape[1], generator=generator)
     else:
-        raise ConfigError(f"method must be 'hierarchical' or 'random', was: {method!r}")
+        raise ConfigError(f"method must be 'hierarchical', 'tiled' or 'random', was: {method!r}")
     return torch.cat((table, further.to(table)))
 
 
@@ -71,6 +76,7 @@ def extend_encoder(
     method: Method = "hierarchical",
     alpha: float = 0.4,
     anchor: Anchor = "mean",
+    attention_window: int | None = None,
 ) -> None:
     """Lengthen an encoder's context in place: its position table, the buffers of that length and its configuration.
 
@@ -83,6 +89,7 @@ def extend_encoder(
         method: See `extend_positions`.
         alpha: See `extend_positions`.
         anchor: See `extend_positions`.
+        attention_window: How many tokens to either side a token shall see, in every layer; None for all.
 
     Raises:
         EncoderError: If it has no absolute position table, or one that cannot be lengthened alone.
@@ -101,6 +108,8 @@ def extend_encoder(
             f"the encoder's position table must be the only thing that max_position_embeddings sizes, in this "
             f"{encoder.config.model_type} it is not; choose a BERT-like encoder"
         )
+    if attention_window is not None and attention_window < 1:
+        raise ConfigError(f"attention_window must be at least 1 token, was: {attention_window}")
     offset = position_offset(encoder)
     positions = old.weight.detach()[offset:]
     if context < len(positions):
@@ -110,6 +119,8 @@ def extend_encoder(
     # Saved with the encoder, so that a checkpoint says where its rows come from.
     made = {"alpha": alpha, "anchor": anchor} if method == "hierarchical" else {}
     encoder.config.position_extension = {"method": method, "from": len(positions), **made}
+    if attention_window is not None:
+        encoder.config.attention_window = attention_window
 
 
 def position_offset(encoder: PreTrainedModel) -> int:

@@ -57,7 +57,9 @@ def _random_model(encoder_config: PreTrainedConfig, options: dict[str, object]) 
     torch.manual_seed(0)
     model = GlobalPointerForEntities(GlobalPointerConfig(encoder_config=encoder_config, **settings))
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
                 parameter.normal_(std=0.2)
+            elif name == "head.label_projection.bias":
+                parameter.zero_()  # else a new head's prior lets such a model find nothing
     return model.eval()

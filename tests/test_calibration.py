@@ -312,3 +312,9 @@ def test_tuning_in_a_folder_that_cannot_be_written_leaves_the_model_as_it_was(fo
 
     assert "must be in a folder that can be written" in capsys.readouterr().err
     assert (folder / "config.json").read_text() == config
+
+
+def test_a_page_that_could_not_be_written_is_refused_before_the_work(tmp_path, capsys):
+    for page in (tmp_path, tmp_path / "none" / "page.html"):
+        assert main(["evaluate", str(tmp_path / "model"), str(tmp_path / "test.jsonl"), "--html", str(page)]) == 2
+        assert f"--html must name a file in a folder that is there, was: {page}" in capsys.readouterr().err

@@ -105,6 +105,14 @@ def test_values_of_the_wrong_kind_are_refused(folder, changes):
         load_checkpoint(folder)
 
 
+def test_whole_numbers_are_taken_where_fractions_are_expected(folder):
+    change_config(folder, thresholds=[0, 1], score_temperature=1)
+
+    model, _ = load_checkpoint(folder)
+
+    assert (model.config.thresholds, model.config.score_temperature) == ([0, 1], 1)
+
+
 def test_missing_labels_are_refused(folder):
     change_config(folder, labels=[])
 

@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,3 +138,45 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, capsys):
     assert output.read_text() == "old"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
     assert "output must be a file that can be written" in capsys.readouterr().err
+
+
+def test_standard_output_on_a_full_disk_is_one_line(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    path = write_lines(tmp_path / "in.jsonl", *LINES)
+    command = [sys.executable, "-m", "gpner.cli", "convert", str(path), "-"]
+
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if "error" in line.lower()] == [
+        "error: every file must be readable or writable, the system refused one: [Errno 28] No space left on device"
+    ]
+
+
+def test_a_path_that_is_too_long_is_one_line(tmp_path, capsys):
+    assert main(["convert", str(tmp_path / ("x" * 300)), "-"]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "File name too long" in line
+
+
+def test_labels_are_shown_whole_and_without_the_terminals_escapes(tmp_path, capsys):
+    label = "\x1b[2J" + "x" * 200
+    path = write_lines(tmp_path / "in.jsonl", {"text": "Ada", "entities": [[0, 3, label]]})
+
+    assert main(["convert", str(path), str(tmp_path / "out.jsonl")]) == 0
+
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert out.count("x") == 200
+    assert read_corpus(tmp_path / "out.jsonl").examples[0].entities == ((0, 3, label),)
+
+
+def test_a_message_quotes_no_more_than_the_beginning_of_what_came(tmp_path, capsys):
+    path = write_lines(tmp_path / "in.jsonl", {"id": ["x" * 10_000], "text": "", "entities": []})
+
+    assert main(["convert", str(path), "-"]) == 2
+
+    assert len(capsys.readouterr().err) < 500

@@ -1,6 +1,8 @@
 """CLUENER's format, doccano's exports, and telling formats apart."""
 
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -216,3 +218,31 @@ def test_a_folder_without_annotations_is_refused(tmp_path: Path):
 
     with pytest.raises(DataError, match=re.escape("a folder must hold .txt and .ann files, has no .ann; name a file")):
         read_corpus(tmp_path)
+
+
+def test_a_file_in_utf_16_is_refused_for_that(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_bytes('{"text": "a", "entities": []}\n{"text": "b", "entities": []}\n'.encode("utf-16"))
+
+    with pytest.raises(DataError, match=f"{re.escape(str(path))}:1: a line must be UTF-8, was not at byte 0"):
+        detect(path)
+
+
+def test_a_pipe_is_not_looked_at_as_that_would_lose_its_first_lines(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+
+    with pytest.raises(DataError, match="must be a file or folder for its format to be told"):
+        detect(path)
+
+
+def test_a_pipe_whose_format_is_named_is_read_from_its_first_line(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    line = b'{"text": "a", "entities": []}\n'
+    with ThreadPoolExecutor() as pool:
+        written = pool.submit(path.write_bytes, line * 1000)
+        corpus = read_corpus(path, format="jsonl")
+        written.result()
+
+    assert len(corpus.examples) == 1000

@@ -20,11 +20,12 @@ def random_heads(device, dtype):
     return torch.randn(shape, generator=generator).to(device, dtype)
 
 
-def test_the_kernel_agrees_with_the_blocks_of_the_cpu():
+@pytest.mark.parametrize("window", [None, 50])
+def test_the_kernel_agrees_with_the_blocks_of_the_cpu(window):
     on_gpu, on_cpu = random_heads("cuda", torch.bfloat16), random_heads("cpu", torch.float32)
 
-    found, _ = packed_attention(None, *on_gpu, None, pack=Pack(LENGTHS, torch.device("cuda")))
-    expected, _ = packed_attention(None, *on_cpu, None, pack=Pack(LENGTHS, torch.device("cpu")))
+    found, _ = packed_attention(None, *on_gpu, None, pack=Pack(LENGTHS, torch.device("cuda"), window))
+    expected, _ = packed_attention(None, *on_cpu, None, pack=Pack(LENGTHS, torch.device("cpu"), window))
 
     torch.testing.assert_close(found.float().cpu(), expected, atol=2e-2, rtol=2e-2)
 

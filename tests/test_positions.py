@@ -95,7 +95,7 @@ def test_the_mean_anchor_keeps_further_rows_small_when_the_first_row_is_an_outli
     assert by_first.median() > 5 * table[1:].norm(dim=1).median()
 
 
-@pytest.mark.parametrize("method", ["hierarchical", "random"])
+@pytest.mark.parametrize("method", ["hierarchical", "tiled", "random"])
 @pytest.mark.parametrize("anchor", ["mean", "first"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("length", [12, 13, 100])
@@ -108,6 +108,14 @@ def test_the_pretrained_rows_stay_to_the_bit(method, anchor, dtype, length):
     assert extended.dtype == dtype
     assert torch.equal(extended[:12], table)
     assert extended.isfinite().all()
+
+
+def test_tiled_positions_begin_anew_after_the_last_row():
+    table = torch.randn(12, 4)
+
+    longer = extend_positions(table, 30, method="tiled")
+
+    assert torch.equal(longer, torch.cat((table, table, table[:6])))
 
 
 def test_random_positions_have_the_asked_spread_and_depend_on_the_seed_alone():
@@ -129,7 +137,7 @@ def test_random_positions_have_the_asked_spread_and_depend_on_the_seed_alone():
         ({"alpha": 1.0}, "alpha must lie between 0 and 1"),
         ({"alpha": float("nan")}, "alpha must lie between 0 and 1"),
         ({"anchor": "last"}, "anchor must be 'mean' or 'first', was: 'last'"),
-        ({"method": "linear"}, "method must be 'hierarchical' or 'random', was: 'linear'"),
+        ({"method": "linear"}, "method must be 'hierarchical', 'tiled' or 'random', was: 'linear'"),
         ({"length": 26}, "a table of 5 positions can be extended to at most 25, asked for: 26"),
         ({"length": 4}, "the extended table must keep all 5 rows, asked for: 4"),
     ],

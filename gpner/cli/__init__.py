@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a disk that is full, a path that is too long
-        message = f"files must be there to be read and written, the system says: {error}"
+        message = f"every file must be readable or writable, the system refused one: {error}"
         _give_up_output()
     except ModuleNotFoundError as error:
         message = f"this command needs the package {error.name}, it is not installed; run `pip install 'gpner[train]'`"

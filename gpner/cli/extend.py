@@ -16,10 +16,17 @@ def add_command(commands: Any) -> None:
     parser.add_argument("output", type=Path, help="folder for the longer encoder")
     parser.add_argument("--context", type=int, required=True, help="positions that it shall have")
     parser.add_argument(
-        "--method", choices=("hierarchical", "random"), default="hierarchical", help="how rows are made"
+        "--method", choices=("hierarchical", "tiled", "random"), default="hierarchical", help="how rows are made"
     )
     parser.add_argument("--alpha", type=float, default=0.4, help="weight of the coarse position; not 0.5")
     parser.add_argument("--anchor", choices=("mean", "first"), default="mean", help="row that offsets are counted from")
+    parser.add_argument(
+        "--attention-window",
+        type=int,
+        default=argparse.SUPPRESS,
+        metavar="TOKENS",
+        help="let every token see so many to either side, and not the whole context: time linear in the length",
+    )
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -31,7 +38,8 @@ def _run(options: argparse.Namespace) -> None:
     # A pre-training head stays, for `gpner pretrain` to go on with.
     model, tokenizer = load_with_head(options.encoder), load_tokenizer(options.encoder)
     settings = {"method": options.method, "alpha": options.alpha, "anchor": options.anchor}
-    extend_encoder(encoder_of(model), options.context, **settings)
+    window = getattr(options, "attention_window", None)
+    extend_encoder(encoder_of(model), options.context, **settings, attention_window=window)
     tokenizer.model_max_length = options.context
     model.save_pretrained(options.output)
     tokenizer.save_pretrained(options.output)

@@ -125,7 +125,8 @@ def masked_logits(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor | N
     """
     pretrained = cast(PreTrainedModel, getattr(model, "module", model))
     input_ids = batch["input_ids"]
-    pack = Pack(tuple(batch["lengths"].tolist()), input_ids.device)
+    window = getattr(pretrained.config, "attention_window", None)
+    pack = Pack(tuple(batch["lengths"].tolist()), input_ids.device, window)
     pairs = {"token_type_ids": batch["token_type_ids"][None]} if "torn" in batch else {}
     outputs = model(
         input_ids=input_ids[None],

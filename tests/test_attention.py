@@ -1,0 +1,84 @@
+"""Attention inside an attention window, against a mask over the whole document."""
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from gpner.attention import Pack, packed_attention
+from gpner.positions import extend_encoder
+from tests.models import tiny_model
+
+LENGTHS = (3, 40, 256, 700, 1, 257)
+WINDOWS = [1, 7, 100, 255, 300, 5000]
+
+
+def random_heads(requires_grad=False):
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, 4, sum(LENGTHS), 8)
+    return [torch.randn(shape, generator=generator).requires_grad_(requires_grad) for _ in range(3)]
+
+
+def one_by_one(heads, window):
+    """Each document alone, with a mask over all pairs of its tokens. Shape: (1, tokens, heads, head size)."""
+    pieces, start = [], 0
+    for length in LENGTHS:
+        query, key, value = (tensor[:, :, start : start + length] for tensor in heads)
+        distance = (torch.arange(length)[:, None] - torch.arange(length)[None]).abs()
+        pieces.append(scaled_dot_product_attention(query, key, value, attn_mask=distance <= window))
+        start += length
+    return torch.cat(pieces, dim=2).transpose(1, 2)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_token_sees_its_window_and_nothing_else(window, dtype, tolerance):
+    heads = random_heads()
+    narrow = [tensor.to(dtype) for tensor in heads]
+
+    with torch.no_grad():
+        found, _ = packed_attention(None, *narrow, None, pack=Pack(LENGTHS, torch.device("cpu"), window))
+
+    torch.testing.assert_close(found.float(), one_by_one(heads, window), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_gradients_through_a_window_are_those_of_the_mask(window):
+    heads = random_heads(requires_grad=True)
+    weights = torch.randn(1, sum(LENGTHS), 4, 8, generator=torch.Generator().manual_seed(1))
+
+    found, _ = packed_attention(None, *heads, None, pack=Pack(LENGTHS, torch.device("cpu"), window))
+    gradients = torch.autograd.grad((found * weights).sum(), heads)
+
+    expected = torch.autograd.grad((one_by_one(heads, window) * weights).sum(), heads)
+    for mine, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_what_lies_beyond_the_windows_of_all_layers_is_not_felt():
+    model = tiny_model(context=512)
+    model.encoder.config.attention_window = 10
+    model.eval()
+    ids = torch.randint(5, 120, (400,), generator=torch.Generator().manual_seed(0))
+    other = ids.clone()
+    other[300:] = 7
+    reach = 10 * model.encoder.config.num_hidden_layers
+
+    one, two = (model(tokens, [400]).factors.start_bias for tokens in (ids, other))
+
+    torch.testing.assert_close(one[: 300 - reach], two[: 300 - reach], atol=0, rtol=0)
+    assert not torch.equal(one[300 - reach : 300], two[300 - reach : 300])
+
+
+def test_a_window_is_saved_with_the_encoder_and_counted_in_its_operations(tmp_path):
+    model = tiny_model()
+    full = model.flops([1000])
+    extend_encoder(model.encoder, 1024, method="tiled", attention_window=50)
+
+    model.encoder.save_pretrained(tmp_path)
+
+    loaded = type(model.encoder.config).from_pretrained(tmp_path)
+    assert loaded.attention_window == 50
+    assert loaded.position_extension == {"method": "tiled", "from": 512}
+    config = model.encoder.config
+    assert full - model.flops([1000]) == 4 * config.hidden_size * config.num_hidden_layers * 1000 * (1000 - 101)
