@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from gpner.config import GlobalPointerConfig
 from gpner.errors import CheckpointError, ConfigError
-from gpner.model import GlobalPointerForEntities
+from gpner.model import GlobalPointerForEntities, describe_mismatches
 from gpner.model_folder import read_config
 
 
@@ -25,6 +25,7 @@ def load_checkpoint(path: str | Path) -> tuple[GlobalPointerForEntities, PreTrai
     Raises:
         CheckpointError: If the folder, its weights or its tokenizer are missing, or of another kind.
         ConfigError: If its configuration has unknown keys or values out of range.
+        EncoderError: If the encoder in its configuration cannot be built.
     """
     folder = Path(path)
     config = _config(folder)
@@ -32,13 +33,17 @@ def load_checkpoint(path: str | Path) -> tuple[GlobalPointerForEntities, PreTrai
         raise CheckpointError(_no_weights(folder))
     try:
         loaded: Any = GlobalPointerForEntities.from_pretrained(
-            folder, config=config, use_safetensors=True, output_loading_info=True
+            folder, config=config, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"model.safetensors must hold the weights of its config.json, in {folder} it does not: {error}"
         ) from error
     model, report = loaded
+    if report["mismatched_keys"]:  # the loading let them pass, so that we can name them
+        raise CheckpointError(
+            f"model.safetensors must hold the weights of its config.json, in {folder} {describe_mismatches(report)}"
+        )
     wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
     if wrong:
         names = ", ".join(wrong[:5])

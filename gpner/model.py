@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -206,7 +207,7 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """Make an encoder with random weights whose attention runs packed.
 
     Raises:
-        EncoderError: If its family cannot run packed.
+        EncoderError: If its family cannot run packed, or the configuration contradicts itself.
     """
     family: Any = MODEL_MAPPING.get(type(config), None)
     if family is None or not getattr(family, "_supports_attention_backend", False) or config.is_encoder_decoder:
@@ -226,7 +227,13 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
         if hasattr(config, name):
             setattr(config, name, 0.0)
     options = {"add_pooling_layer": False} if "add_pooling_layer" in signature(family.__init__).parameters else {}
-    encoder: PreTrainedModel = AutoModel.from_config(config, attn_implementation=IMPLEMENTATION, **options)
+    try:
+        encoder: PreTrainedModel = AutoModel.from_config(config, attn_implementation=IMPLEMENTATION, **options)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise EncoderError(
+            f"the encoder's configuration must be one that can be built, this {config.model_type} cannot: "
+            f"{type(error).__name__}: {error}; correct its config.json"
+        ) from error
     return encoder
 
 
@@ -238,7 +245,7 @@ def load_encoder_config(source: str | Path) -> PreTrainedConfig:
     """
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (OSError, StrictDataclassError, ValueError) as error:
         raise CheckpointError(
             f"an encoder must be a local folder or a hub name with a config.json, was: {source} ({error})"
         ) from error
@@ -256,16 +263,41 @@ def load_encoder(source: str | Path) -> PreTrainedModel:
         CheckpointError: If there are none, or they are not those of its configuration.
     """
     load_encoder_config(source)
-    try:
-        loaded: Any = AutoModel.from_pretrained(
-            source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"an encoder must hold its weights as safetensors, {source} does not: {error}") from error
-    encoder, report = loaded
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    encoder, missing = load_weights(AutoModel, source)
+    missing = [name for name in missing if not name.startswith("pooler.")]
     if missing:
         raise CheckpointError(
             f"an encoder must bring all its weights, {source} lacks: {', '.join(missing[:5])}; is it of another family?"
         )
-    return cast(PreTrainedModel, encoder)
+    return encoder
+
+
+def load_weights(family: Any, source: str | Path, **options: Any) -> tuple[PreTrainedModel, list[str]]:
+    """Load a model of transformers in fp32, from safetensors only; returns it and the names of weights that it lacks.
+
+    Raises:
+        CheckpointError: If there are none, or they are not those of its configuration.
+    """
+    try:
+        model, report = family.from_pretrained(
+            source,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # we refuse them ourselves, by name
+            **options,
+        )
+    except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"an encoder must hold its weights as safetensors, {source} does not: {error}") from error
+    if report["mismatched_keys"]:
+        raise CheckpointError(
+            f"an encoder's weights must be of the shapes that its config.json says, in {source} "
+            f"{describe_mismatches(report)}"
+        )
+    return cast(PreTrainedModel, model), sorted(report["missing_keys"])
+
+
+def describe_mismatches(report: dict[str, Any]) -> str:
+    """Say which weights are of another shape than the model's, of what transformers reports of a loading."""
+    wrong = sorted((name, tuple(found), tuple(wanted)) for name, found, wanted in report["mismatched_keys"])
+    return ", ".join(f"{name} is {found}, not {wanted}" for name, found, wanted in wrong[:5])

@@ -144,8 +144,25 @@ class KeepCheckpoints(TrainerCallback):
         if state.best_global_step:
             state.best_model_checkpoint = str(self.checkpoints / f"checkpoint-{state.best_global_step}")
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Mark the checkpoint, delete others."""
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Mark the checkpoint, delete others.
+
+        Raises:
+            TrainingError: If its weights are no numbers any more; it stays unmarked.
+        """
+        # A gradient that is not finite would show in the loss of the next step, which a run's last step has not.
+        if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+            raise TrainingError(
+                f"weights must be finite numbers, after step {state.global_step} they are not; lower the learning "
+                "rate, and start anew in another folder"
+            )
         if args.world_size > 1:
             torch.distributed.barrier()  # every process adds the state of its random numbers
         if not state.is_world_process_zero:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gpner.checkpoint import load_checkpoint, load_tokenizer, save_checkpoint
-from gpner.errors import CheckpointError, ConfigError
+from gpner.errors import CheckpointError, ConfigError, EncoderError
 from gpner.model import GlobalPointerForEntities
 from tests.models import tiny_model, tiny_text_model
 
@@ -81,7 +81,18 @@ def test_broken_weights_are_named(folder):
 def test_weights_of_another_shape_are_named(folder):
     change_config(folder, labels=["A", "B", "C"])
 
-    with pytest.raises(CheckpointError, match=r"model\.safetensors must hold the weights"):
+    with pytest.raises(CheckpointError, match=r"head\.label_projection\.bias is \(4,\), not \(6,\), head\.label_proj"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_attention_heads": 7}, {"num_attention_heads": 0}, {"hidden_act": "loud"}, {"vocab_size": -1}]
+)
+def test_an_encoder_that_cannot_be_built_is_refused(folder, changes):
+    encoder = json.loads((folder / "config.json").read_text())["encoder_config"]
+    change_config(folder, encoder_config={**encoder, **changes})
+
+    with pytest.raises(EncoderError, match=r"must be one that can be built, this bert cannot: .*correct its config"):
         load_checkpoint(folder)
 
 

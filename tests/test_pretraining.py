@@ -29,6 +29,7 @@ from gpner.pretraining.texts import TextDocument
 from gpner.pretraining.trainer import MaskedTrainer
 from gpner.pretraining.vocabulary import load_vocabulary, train_vocabulary
 from gpner.pretraining_options import PretrainingOptions
+from gpner.run_folder import KeepCheckpoints
 from tests.training_fixtures import as_flags, write_corpus
 
 SENTENCES = ["the house of commons met in london.", "ada wrote a letter to charles.", "rain fell on the old town."]
@@ -126,6 +127,28 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(objective, options, t
     whole, resumed = (load_file(folder / "model.safetensors") for folder in (options["output"], killed["output"]))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_run_that_was_killed_at_an_epochs_last_checkpoint_lacks_no_evaluation(epoch, options, tmp_path, monkeypatch):
+    whole = pretrain(PretrainingOptions(**{**options, "epochs": 2}))
+    steps = whole.history[0]["step"]
+    killed = {**options, "epochs": 2, "output": tmp_path / "killed", "save_steps": steps}
+    mark = KeepCheckpoints.on_save
+
+    def mark_and_die(self, args, state, control, **kwargs):
+        mark(self, args, state, control, **kwargs)
+        if state.global_step == epoch * steps:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeepCheckpoints, "on_save", mark_and_die)
+        with pytest.raises(Killed):
+            pretrain(PretrainingOptions(**killed))
+    resumed = pretrain(PretrainingOptions(**killed, resume=True))
+
+    figures = [[(entry["step"], entry["eval_loss"]) for entry in report.history] for report in (whole, resumed)]
+    assert figures[0] == figures[1]
 
 
 def test_a_run_from_scratch_that_was_killed_keeps_the_vocabulary_it_learnt(options, tmp_path, monkeypatch):

@@ -78,6 +78,15 @@ def test_a_killed_run_resumes_to_the_bits_of_an_uninterrupted_one(options, tmp_p
 
 
 @pytest.mark.slow
+def test_ctrl_c_ends_a_run_as_one_line_that_says_how_it_continues(options):
+    code, errors = cut_off_after_an_epoch(options, lambda process: process.send_signal(signal.SIGINT))
+
+    assert code == 130
+    assert errors.splitlines()[-1] == "interrupted; the same command with --resume continues"
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_whole_and_the_run_to_be_resumed(options, tmp_path):
     def fill_disk(process):
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))

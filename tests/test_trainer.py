@@ -1,16 +1,23 @@
 """Steps made of packs: the gradients are those of the whole step, whatever the packs are."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import MethodType
+
 import pytest
 import torch
 from torch import nn
-from transformers import TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from gpner.dataset import Feature
 from gpner.errors import EncoderError, TrainingError
 from gpner.model import GlobalPointerForEntities
+from gpner.run_folder import KeepCheckpoints, RunFolder
 from gpner.trainer_setup import recompute_states
 from gpner.training import train
-from gpner.training.trainer import SpanTrainer, collate, collate_step, with_adapters
+from gpner.training.trainer import SpanTrainer, collate, collate_step, finished_copy, with_adapters
 from gpner.training_options import TrainingOptions
 from tests.models import tiny_model
 
@@ -71,6 +78,74 @@ def test_a_steps_gradients_are_the_same_whatever_its_packs(trainer_of, head):
         assert len(step["packs"]) == n_packs
         torch.testing.assert_close(loss, whole.detach())
         assert_equal_gradients(expected, gradients(model))
+
+
+# One of two processes that share the step of FEATURES, whose windows have 4, 1, 1 and 1 segments.
+SHARED_STEP = """
+import sys
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+from gpner.training.trainer import SpanTrainer, collate_step
+from gpner.training_options import TrainingOptions
+from tests.models import tiny_model
+from tests.test_trainer import FEATURES, without_dropout
+
+folder = Path(sys.argv[1])
+torch.manual_seed(0)
+model = without_dropout(tiny_model())
+options = TrainingOptions(train=folder, dev=folder, encoder="", output=folder)
+arguments = TrainingArguments(output_dir=str(folder), use_cpu=True, report_to=[])
+trainer = SpanTrainer(options=options, model=model, args=arguments)
+mine = FEATURES[arguments.process_index :: 2]
+step = collate_step(mine, max_pack_tokens=1, segment_tokens=10)
+trainer.training_step(trainer.accelerator.prepare_model(model), step)
+if arguments.process_index == 0:
+    torch.save({name: weight.grad for name, weight in model.named_parameters()}, folder / "gradients.pt")
+"""
+
+
+@pytest.mark.slow
+def test_every_segment_of_a_step_weighs_the_same_whichever_process_reads_it(tmp_path):
+    script = tmp_path / "shared_step.py"
+    script.write_text(SHARED_STEP)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+
+    subprocess.run([*torchrun, str(script), str(tmp_path)], env=environment, check=True)
+
+    torch.manual_seed(0)
+    model = without_dropout(tiny_model()).train()
+    model(**collate(FEATURES, segment_tokens=10)).loss.backward()
+    assert_equal_gradients(gradients(model), torch.load(tmp_path / "gradients.pt"))
+
+
+def test_the_finished_copy_computes_without_the_autocast_of_training():
+    model = tiny_model()
+    # As accelerate does for mixed precision.
+    model.forward = MethodType(torch.autocast("cpu", dtype=torch.bfloat16)(type(model).forward), model)
+    seen = []
+    for one in (model, finished_copy(model)):
+        one.encoder.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+        one(torch.arange(3, 9), [6])
+
+    assert seen == [True, False]
+
+
+def test_a_checkpoint_with_weights_that_are_no_numbers_never_counts(tmp_path):
+    model = tiny_model()
+    folder = RunFolder(tmp_path)
+    (folder.checkpoints / "checkpoint-6").mkdir(parents=True)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    with torch.no_grad():
+        model.head.projection.bias[0] = float("inf")
+
+    with pytest.raises(TrainingError, match="weights must be finite numbers, after step 6 they are not; lower"):
+        KeepCheckpoints(folder).on_save(arguments, TrainerState(global_step=6), TrainerControl(), model=model)
+
+    assert folder.last_checkpoint() is None
 
 
 @pytest.mark.parametrize("rank", [0, 2], ids=["all-weights", "adapters"])

@@ -1,7 +1,9 @@
 """Training from files to a checkpoint, on a corpus small enough to be learnt by heart."""
 
 import json
+import shutil
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -215,6 +217,36 @@ def test_wrong_paths_and_files_end_as_one_line_that_says_what_to_do(tmp_path, ca
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_attention_heads": 7}, "must be one that can be built, this bert cannot: ValueError"),
+        ({"hidden_size": "64"}, "expected int, got str"),
+        ({"intermediate_size": 32}, "layer.0.intermediate.dense.bias is (64,), not (32,)"),
+    ],
+)
+def test_an_encoder_that_contradicts_itself_is_refused(options, encoder, tmp_path, capsys, change, message):
+    broken = Path(shutil.copytree(encoder, tmp_path / "broken"))
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, **change}))
+
+    assert main(["train", *as_flags({**options, "encoder": broken})]) == 2
+
+    assert message in capsys.readouterr().err
+    assert not options["output"].exists()
+
+
+def test_ctrl_c_ends_a_command_as_one_line_and_exit_code_130(monkeypatch, tmp_path, capsys):
+    def press(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpner.cli.convert._run", press)
+
+    assert main(["convert", str(tmp_path / "a"), str(tmp_path / "b")]) == 130
+
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_an_extended_encoder_trains_at_its_longer_context(options, encoder, tmp_path):

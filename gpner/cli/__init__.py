@@ -13,6 +13,9 @@ from gpner.errors import GpnerError
 
 # Exit code of a command that could not do its work because of what the user gave it.
 WRONG_USE = 2
+# Exit code of one that Ctrl-C ended, as shells have it: 128 and the number of the signal.
+INTERRUPTED = 130
+RESUMED = ("train", "pretrain")
 COMMANDS = (convert, train, tune, evaluate, extract, extend, pretrain)
 
 
@@ -24,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _quiet_libraries()
         options.run(options)
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        _complain("interrupted" + ("; the same command with --resume continues" if options.command in RESUMED else ""))
+        return INTERRUPTED
     except GpnerError as error:
         message = str(error)
     except BrokenPipeError:  # whoever reads our output, `head` for instance, has enough
@@ -36,9 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = f"this command needs the package {error.name}, it is not installed; run `pip install 'gpner[train]'`"
     else:
         return 0
-    line = " ".join(message.split())  # libraries that we quote write several
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {line}", markup=False, style="red")
+    _complain(f"error: {message}")
     return WRONG_USE
+
+
+def _complain(message: str) -> None:
+    line = " ".join(message.split())  # libraries that we quote write several
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False, style="red")
 
 
 def _give_up_output() -> None:
@@ -52,7 +62,7 @@ def _give_up_output() -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Describe all commands and their flags."""
     parser = argparse.ArgumentParser(prog="gpner", description="Nested named entities over whole long documents.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
     for command in COMMANDS:
         command.add_command(commands)
     return parser

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -22,7 +21,7 @@ from transformers import (
 
 from gpner.attention import IMPLEMENTATION, Pack
 from gpner.errors import CheckpointError, ConfigError, EncoderError
-from gpner.model import build_encoder, check_isolation, load_encoder, load_encoder_config
+from gpner.model import build_encoder, check_isolation, load_encoder, load_encoder_config, load_weights
 from gpner.positions import position_offset
 
 # The family whose pre-training class in transformers has a head for the objective.
@@ -45,7 +44,7 @@ def load_masked_model(source: str | Path, objective: str | None = None) -> tuple
     """
     config = load_encoder_config(source)
     family = _family(config, objective)
-    model, missing = _load(family, source, config=config, attn_implementation=IMPLEMENTATION)
+    model, missing = load_weights(family, source, config=config, attn_implementation=IMPLEMENTATION)
     of_encoder = [name for name in missing if name.startswith(model.base_model_prefix) and ".pooler." not in name]
     if of_encoder:
         names = ", ".join(of_encoder[:5])
@@ -87,7 +86,7 @@ def load_with_head(source: str | Path) -> PreTrainedModel:
     }
     for family, kind in kinds.items():
         if kind is not None and config.architectures == [kind.__name__]:
-            model, missing = _load(family, source)
+            model, missing = load_weights(family, source)
             if not missing:
                 return model
     return load_encoder(source)
@@ -151,16 +150,6 @@ def _family(config: PreTrainedConfig, objective: str | None) -> Any:
             "encoder, or leave the objective out"
         )
     return AutoModelForPreTraining
-
-
-def _load(family: Any, source: str | Path, **options: Any) -> tuple[PreTrainedModel, list[str]]:
-    try:
-        model, report = family.from_pretrained(
-            source, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
-        )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"an encoder must hold its weights as safetensors, {source} does not: {error}") from error
-    return model, sorted(report["missing_keys"])
 
 
 def _ready(model: PreTrainedModel) -> PreTrainedModel:

@@ -22,7 +22,7 @@ class MaskedTrainer(Trainer):
     """Trainer whose loss is the mean over the hidden tokens of a step, however packs and processes share them."""
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(callbacks=[NewMasks()], **arguments)
+        super().__init__(callbacks=[NewMasks(), SaveAfterEvaluation()], **arguments)
         # So the Trainer counts the hidden tokens of a step and leaves the division to compute_loss.
         self.model_accepts_loss_kwargs = True
 
@@ -119,3 +119,27 @@ class NewMasks(TrainerCallback):
     ) -> None:
         """Set the number of the epoch, which a resumed run begins in its middle."""
         train_dataloader.dataset.epoch = int(state.epoch or 0)
+
+
+class SaveAfterEvaluation(TrainerCallback):
+    """Puts off the checkpoint that falls on an epoch's last step until the epoch is evaluated.
+
+    Else a run that is killed between the two would go on without the evaluation.
+    """
+
+    def __init__(self) -> None:
+        self.put_off = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Save later, if this is the last step of an epoch or of all."""
+        ends = (state.epoch or 0.0).is_integer() or state.global_step >= state.max_steps
+        self.put_off = control.should_save and ends
+        if self.put_off:
+            control.should_save = False
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Save now: the Trainer evaluates first."""
+        if self.put_off:
+            control.should_save = True

@@ -53,17 +53,16 @@ def collate_step(features: Sequence[Feature], *, max_pack_tokens: int, segment_t
         segment_tokens: Length of the loss' segments.
 
     Returns:
-        `packs`, each as `collate` makes them; `shares` of the step's segments that they hold; and `example_ids`, the
-        documents that the windows are from.
+        `packs`, each as `collate` makes them; how many `segments` each holds; and `example_ids`, the documents that the
+        windows are from.
     """
     packs = [
         [features[index] for index in pack]
         for pack in pack_by_length([len(feature.token_ids) for feature in features], max_pack_tokens)
     ]
-    segments = [sum(n_segments(feature.n_content, segment_tokens) for feature in pack) for pack in packs]
     return {
         "packs": [collate(pack, segment_tokens=segment_tokens) for pack in packs],
-        "shares": [of_pack / sum(segments) for of_pack in segments],
+        "segments": [sum(n_segments(feature.n_content, segment_tokens) for feature in pack) for pack in packs],
         "example_ids": list(dict.fromkeys(feature.example_id for feature in features)),
     }
 
@@ -100,17 +99,21 @@ class SpanTrainer(Trainer):
         """Forward and backward over the packs of one optimizer step, as `collate_step` makes it.
 
         Returns:
-            The mean loss over the segments of the step's windows, and the labels.
+            This process' part of the mean loss over the labels and the segments of the step's windows, those of all
+            processes; the mean of the parts is the loss.
 
         Raises:
             TrainingError: If it is not a finite number.
         """
         model.train()
-        packs = inputs["packs"]
+        packs, segments = inputs["packs"], inputs["segments"]
+        of_all = self.accelerator.reduce(torch.tensor(sum(segments), device=self.args.device), reduction="sum")
         total = torch.zeros((), device=self.args.device)
-        for pack, share in zip(packs, inputs["shares"], strict=True):
+        for pack, of_pack in zip(packs, segments, strict=True):
             # Processes have different numbers of packs: they add up their gradients once, in the last one's backward.
             with nullcontext() if pack is packs[-1] else self.accelerator.no_sync(model):
+                # The processes' gradients will be averaged.
+                share = of_pack * self.args.world_size / cast(Tensor, of_all)
                 loss = cast(Tensor, self.compute_loss(model, pack)) * share
                 self.accelerator.backward(loss)
             total += loss.detach()
@@ -164,8 +167,11 @@ def with_adapters(model: GlobalPointerForEntities, rank: int) -> PeftModel:
 
 
 def finished_copy(model: nn.Module) -> GlobalPointerForEntities:
-    """Copy what training works on as an ordinary model: adapters folded into the weights."""
+    """Copy what training works on as an ordinary model: adapters folded into the weights, no autocast around it."""
     copied = copy.deepcopy(model)
+    # Accelerate wraps it for mixed precision; on a GPU autocast changes what a model in bf16 computes.
+    copied.__dict__.pop("forward", None)
+    copied.__dict__.pop("_original_forward", None)
     return cast(GlobalPointerForEntities, copied.merge_and_unload() if isinstance(copied, PeftModel) else copied)
 
 
