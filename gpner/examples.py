@@ -35,7 +35,7 @@ class Corpus:
     problems: tuple[Problem, ...]
 
 
-def read_corpus(path: Path, *, format: str = "auto", strict: bool = False) -> Corpus:  # noqa: A002
+def read_corpus(path: Path, *, format: str = "auto", strict: bool = False) -> Corpus:  # noqa: A002  # the flag's name
     """Read a file or folder of examples.
 
     A broken line loses its example, a broken entity only itself; every one of them is among the problems. So is

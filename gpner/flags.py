@@ -8,6 +8,8 @@ from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from gpner.errors import ConfigError
+
 Options = TypeVar("Options")
 
 # What stands for a value in the help, by its type.
@@ -55,6 +57,17 @@ def _settings(option: Field[Any], kind: type) -> dict[str, Any]:
     }
 
 
+def check_positive(options: object, *names: str) -> None:
+    """Compare options with 0.
+
+    Raises:
+        ConfigError: If one of those named is not above it.
+    """
+    for name in names:
+        if not getattr(options, name) > 0:
+            raise ConfigError(f"{name} must be above 0, was: {getattr(options, name)}")
+
+
 def read_flags(namespace: Namespace, options: type[Options]) -> Options:
     """Make the options from what the parser read.
 
@@ -62,4 +75,5 @@ def read_flags(namespace: Namespace, options: type[Options]) -> Options:
         ConfigError: If one is out of its range.
     """
     given = vars(namespace)
+    # mypy knows no type of "any dataclass" that fields() would take.
     return options(**{option.name: given[option.name] for option in fields(options) if option.name in given})  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 share batched calls and finish together. Pure arithmetic: the worker's batcher uses it without loading torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def pack_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -15,9 +15,23 @@ def pack_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     Returns:
         Indices into `lengths`, each exactly once; equal lengths keep their order.
     """
+    return pack_in_order(lengths, sorted(range(len(lengths)), key=lambda index: -lengths[index]), max_tokens)
+
+
+def pack_in_order(lengths: Sequence[int], order: Iterable[int], max_tokens: int) -> list[list[int]]:
+    """Divide documents into packs, one after another.
+
+    Args:
+        lengths: Tokens of each document.
+        order: Indices into `lengths`, in the order in which they are packed.
+        max_tokens: Most tokens in a pack; a document that has more is a pack by itself.
+
+    Returns:
+        The indices, each exactly once.
+    """
     packs: list[list[int]] = []
     room = 0
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+    for index in order:
         if not packs or lengths[index] > room:
             packs.append([])
             room = max_tokens

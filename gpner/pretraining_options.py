@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpner.errors import ConfigError
-from gpner.flags import flag
+from gpner.flags import check_positive, flag
 
 TEXTS, MODEL, OPTIMISATION, RUN = "texts", "model", "optimisation", "run"
 # Tokens before and after the content of a sequence, and one more between the two segments of a pair.
@@ -123,9 +123,7 @@ class PretrainingOptions:
             raise ConfigError("--tokenizer and --vocab-size need --config: an encoder brings its own tokenizer")
         if self.config is not None and (self.tokenizer is None) == (self.vocab_size is None):
             raise ConfigError("--config needs exactly one of --tokenizer and --vocab-size, to know how to cut words")
-        for name in ("epochs", "accumulation", "learning_rate", "max_gradient_norm", "save_steps"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, was: {getattr(self, name)}")
+        check_positive(self, "epochs", "accumulation", "learning_rate", "max_gradient_norm", "save_steps")
         self._check_shares()
         if self.content_tokens < 2:
             raise ConfigError(f"context must leave room for two tokens of text, was: {self.context}")

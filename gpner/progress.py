@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class _LogFile(logging.FileHandler):
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # its name in logging
         """Be silent: a disk that is full ends the run at its next checkpoint, with one line of its own."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpner.errors import ConfigError
-from gpner.flags import flag
+from gpner.flags import check_positive, flag
 from gpner.formats import READERS
 
 DATA, MODEL, OPTIMISATION, RUN = "data", "model", "optimisation", "run"
@@ -137,7 +137,8 @@ class TrainingOptions:
     licence: str = flag("licence that the model card names", "unknown", group=RUN)
 
     def __post_init__(self) -> None:
-        for name in (
+        check_positive(
+            self,
             "epochs",
             "batch_size",
             "accumulation",
@@ -146,9 +147,7 @@ class TrainingOptions:
             "max_gradient_norm",
             "max_pack_tokens",
             "loss_segment_tokens",
-        ):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, was: {getattr(self, name)}")
+        )
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"warmup must be a share of all steps, from 0 to below 1, was: {self.warmup}")
         for name in ("seed", "patience"):

@@ -1,7 +1,11 @@
 """Training from files to a checkpoint, on a corpus small enough to be learnt by heart."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -238,15 +242,19 @@ def test_an_encoder_that_contradicts_itself_is_refused(options, encoder, tmp_pat
     assert not options["output"].exists()
 
 
-def test_ctrl_c_ends_a_command_as_one_line_and_exit_code_130(monkeypatch, tmp_path, capsys):
-    def press(_):
-        raise KeyboardInterrupt
+def test_ctrl_c_ends_a_command_as_one_line_and_exit_code_130(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "gpner.cli", "convert", str(pipe), str(tmp_path / "out"), "--format", "jsonl"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
-    monkeypatch.setattr("gpner.cli.convert._run", press)
+    with pipe.open("wb"):  # opens when the command has, which then waits for a line
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
 
-    assert main(["convert", str(tmp_path / "a"), str(tmp_path / "b")]) == 130
-
-    assert capsys.readouterr().err == "interrupted\n"
+    assert process.returncode == 130
+    assert errors == "interrupted\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_extended_encoder_trains_at_its_longer_context(options, encoder, tmp_path):

@@ -17,6 +17,7 @@ from tokenizers import Encoding
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from gpner.packing import pack_in_order
 from gpner.pretraining.masking import BEGINS, CONTINUES, SPECIAL, Masker, find_words
 from gpner.pretraining.texts import TextDocument
 
@@ -90,15 +91,7 @@ def fill_packs(lengths: Sequence[int], max_tokens: int, seed: int) -> list[list[
     Returns:
         Indices into `lengths`, each exactly once.
     """
-    packs: list[list[int]] = []
-    room = 0
-    for index in np.random.default_rng(seed).permutation(len(lengths)).tolist():
-        if not packs or lengths[index] > room:
-            packs.append([])
-            room = max_tokens
-        packs[-1].append(index)
-        room -= lengths[index]
-    return packs
+    return pack_in_order(lengths, np.random.default_rng(seed).permutation(len(lengths)).tolist(), max_tokens)
 
 
 @dataclass(frozen=True, slots=True)

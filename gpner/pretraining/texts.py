@@ -3,10 +3,11 @@
 Nothing is left out in silence: a line that cannot be read stops the reading with its place, blank ones are counted.
 """
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from gpner.errors import ConfigError, DataError
 from gpner.formats.lines import Line, parse_object, read_lines
@@ -72,7 +73,7 @@ def hold_out(
             f"at least two documents are needed to hold some out, there are {len(documents)}; give texts of their own "
             "with --eval, or read --by line"
         )
-    chosen = set(random.Random(seed).sample(range(len(documents)), n_held_out))  # noqa: S311
+    chosen = set(np.random.default_rng(seed).choice(len(documents), n_held_out, replace=False).tolist())
     learnt = tuple(document for index, document in enumerate(documents) if index not in chosen)
     return learnt, tuple(documents[index] for index in sorted(chosen))
 
