@@ -8,7 +8,7 @@ from gpner.attention import Pack, packed_attention
 from gpner.positions import extend_encoder
 from tests.models import tiny_model
 
-LENGTHS = (3, 40, 256, 700, 1, 257)
+LENGTHS = (3, 40, 256, 700, 1, 257, 1100)
 WINDOWS = [1, 7, 100, 255, 300, 5000]
 
 
@@ -24,7 +24,8 @@ def one_by_one(heads, window):
     for length in LENGTHS:
         query, key, value = (tensor[:, :, start : start + length] for tensor in heads)
         distance = (torch.arange(length)[:, None] - torch.arange(length)[None]).abs()
-        pieces.append(scaled_dot_product_attention(query, key, value, attn_mask=distance <= window))
+        seen = distance <= (length if window is None else window)
+        pieces.append(scaled_dot_product_attention(query, key, value, attn_mask=seen))
         start += length
     return torch.cat(pieces, dim=2).transpose(1, 2)
 
@@ -41,17 +42,19 @@ def test_a_token_sees_its_window_and_nothing_else(window, dtype, tolerance):
     torch.testing.assert_close(found.float(), one_by_one(heads, window), atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-def test_gradients_through_a_window_are_those_of_the_mask(window):
+@pytest.mark.parametrize(("dtype", "atol", "rtol"), [(torch.float32, 1e-5, 1e-4), (torch.bfloat16, 4e-2, 4e-2)])
+@pytest.mark.parametrize("window", [*WINDOWS, None])
+def test_gradients_through_a_window_are_those_of_the_mask(window, dtype, atol, rtol):
     heads = random_heads(requires_grad=True)
     weights = torch.randn(1, sum(LENGTHS), 4, 8, generator=torch.Generator().manual_seed(1))
 
-    found, _ = packed_attention(None, *heads, None, pack=Pack(LENGTHS, torch.device("cpu"), window))
+    pack = Pack(LENGTHS, torch.device("cpu"), window)
+    found, _ = packed_attention(None, *(tensor.to(dtype) for tensor in heads), None, pack=pack)
     gradients = torch.autograd.grad((found * weights).sum(), heads)
 
     expected = torch.autograd.grad((one_by_one(heads, window) * weights).sum(), heads)
     for mine, theirs in zip(gradients, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(mine, theirs, atol=atol, rtol=rtol)
 
 
 @torch.no_grad()
