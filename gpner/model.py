@@ -222,6 +222,11 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
             f"the encoder must read both directions and take position_ids, {config.model_type} does not as configured; "
             "choose another encoder"
         )
+    window = getattr(config, "attention_window", None)
+    if window is not None and not (type(window) is int and window >= 1):
+        raise EncoderError(
+            f"attention_window must be a number of tokens, at least 1, was: {window!r}; correct config.json"
+        )
     # Attention dropout has no place in a pack: the kernels have none, and on the CPU it costs L² memory.
     for name in ("attention_probs_dropout_prob", "attention_dropout"):
         if hasattr(config, name):

@@ -5,8 +5,10 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from gpner.attention import Pack, packed_attention
+from gpner.errors import EncoderError
+from gpner.model import build_encoder
 from gpner.positions import extend_encoder
-from tests.models import tiny_model
+from tests.models import tiny_config, tiny_model
 
 LENGTHS = (3, 40, 256, 700, 1, 257, 1100)
 WINDOWS = [1, 7, 100, 255, 300, 5000]
@@ -85,3 +87,12 @@ def test_a_window_is_saved_with_the_encoder_and_counted_in_its_operations(tmp_pa
     assert loaded.position_extension == {"method": "tiled", "from": 512}
     config = model.encoder.config
     assert full - model.flops([1000]) == 4 * config.hidden_size * config.num_hidden_layers * 1000 * (1000 - 101)
+
+
+@pytest.mark.parametrize("window", [0, -3, "128", 1.5, True])
+def test_an_attention_window_that_is_no_number_of_tokens_is_refused(window):
+    config = tiny_config("bert")
+    config.attention_window = window
+
+    with pytest.raises(EncoderError, match="attention_window must be a number of tokens, at least 1, was"):
+        build_encoder(config)
