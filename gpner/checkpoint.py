@@ -1,5 +1,6 @@
 """Trained models on disk: one folder with configuration, safetensors and tokenizer, and clear words when it is not."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from gpner.config import GlobalPointerConfig
 from gpner.errors import CheckpointError, ConfigError
 from gpner.model import GlobalPointerForEntities, describe_mismatches
 from gpner.model_folder import read_config
+
+# Enough that no two models of a service share one.
+REVISION_DIGITS = 12
 
 
 def save_checkpoint(model: GlobalPointerForEntities, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
@@ -49,6 +53,24 @@ def load_checkpoint(path: str | Path) -> tuple[GlobalPointerForEntities, PreTrai
         names = ", ".join(wrong[:5])
         raise CheckpointError(f"model.safetensors must hold exactly the model's weights, in {folder} differ: {names}")
     return model, load_tokenizer(folder)
+
+
+def checkpoint_revision(path: str | Path) -> str:
+    """Hash what decides a model's answers, its config.json and its weights: 12 hexadecimal digits.
+
+    Raises:
+        CheckpointError: If one of these files cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in (Path(path) / "config.json", *sorted(Path(path).glob("*.safetensors"))):
+        try:
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        except OSError as error:
+            raise CheckpointError(
+                f"a model folder must hold {file.name}, in {path} it cannot be read: {error.strerror}"
+            ) from error
+    return digest.hexdigest()[:REVISION_DIGITS]
 
 
 def _config(folder: Path) -> GlobalPointerConfig:

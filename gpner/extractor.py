@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from gpner.checkpoint import load_checkpoint
+from gpner.checkpoint import checkpoint_revision, load_checkpoint
 from gpner.decoding import Span, decode_pack, keep_flat
 from gpner.entities import Extraction
 from gpner.errors import ConfigError, DocumentError, OutOfMemoryError
@@ -39,6 +39,7 @@ class Extractor:
         model: The model, already on its device.
         tokenizer: The tokenizer that it was trained with.
         model_name: What results call the model.
+        model_revision: The hash of the checkpoint's content; empty for a model that was not read from one.
         max_batch_tokens: Most tokens in one forward, special tokens included; a longer window is read alone.
         flat: Whether overlapping entities are reduced to the best ones.
     """
@@ -49,6 +50,7 @@ class Extractor:
         tokenizer: PreTrainedTokenizerFast,
         *,
         model_name: str,
+        model_revision: str = "",
         max_batch_tokens: int = 4096,
         flat: bool = False,
     ) -> None:
@@ -57,6 +59,7 @@ class Extractor:
         self.model = model
         model.eval()
         self.model_name = model_name
+        self.model_revision = model_revision
         self.max_batch_tokens = max_batch_tokens
         self.flat = flat
         self.labels: tuple[str, ...] = tuple(model.config.labels)
@@ -83,7 +86,14 @@ class Extractor:
         model, tokenizer = load_checkpoint(path)
         chosen = choose_device(device)
         place(model, chosen)
-        return cls(model, tokenizer, model_name=Path(path).resolve().name, max_batch_tokens=max_batch_tokens, flat=flat)
+        return cls(
+            model,
+            tokenizer,
+            model_name=Path(path).resolve().name,
+            model_revision=checkpoint_revision(path),
+            max_batch_tokens=max_batch_tokens,
+            flat=flat,
+        )
 
     def extract(self, texts: Sequence[str]) -> list[Extraction]:
         """Extract the entities of each text, whatever its length.

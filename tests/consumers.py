@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable
 
 from gpner.entities import Extraction
-from worker.outcomes import answered
+from worker.held import Held
+from worker.outcomes import Done
 from worker.protocol import Document
 from worker.queue import DocumentQueue, Entry, Outcome
 
@@ -20,9 +21,7 @@ def add(queue: DocumentQueue, count: int = 1, stream: str | None = None, **field
 def done(queue: DocumentQueue, entry: Entry) -> Outcome:
     document = Document.from_fields(entry.fields, queue.keys, 1000)
     now = time.time()
-    return answered(
-        entry, document, Extraction((), 1, 1), queue.keys, model=queue.consumer, read_seconds=now, done_seconds=now
-    )
+    return Done(Held(entry, document, 1, now), Extraction((), 1, 1), queue.consumer, "").outcome(queue.keys, now)
 
 
 def pending(queue: DocumentQueue) -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpner.entities import Entity, Extraction
-from gpner.errors import OutOfMemoryError
+from gpner.errors import CheckpointError, OutOfMemoryError
 from worker.settings import Settings
 
 CAPITALS = re.compile(r"[A-Z]{2,}")
@@ -41,6 +41,7 @@ class CapitalsEngine:
         warm_up_seconds: float = 0.0,
     ) -> None:
         self.model_name = "capitals"
+        self.model_revision = "0123456789ab"
         self.labels = ("WORD", "LONG")
         self.max_batch_tokens = settings.max_batch_tokens
         self.runs: list[list[str]] = []
@@ -114,6 +115,15 @@ def load_small_memory(settings: Settings) -> CapitalsEngine:
 
 def load_late(settings: Settings) -> CapitalsEngine:
     return CapitalsEngine(settings, warm_up_seconds=1.0)
+
+
+def load_named(settings: Settings) -> CapitalsEngine:
+    """As checkpoints: GPNER_MODEL names the model, and one called broken does not load."""
+    if settings.model == "broken":
+        raise CheckpointError("a model must not be broken, this one is")
+    engine = CapitalsEngine(settings, seconds_per_token=0.002)
+    engine.model_name, engine.model_revision = settings.model, f"revision of {settings.model}"
+    return engine
 
 
 def load_noop(settings: Settings) -> NoopEngine:

@@ -198,3 +198,16 @@ def test_the_budget_has_a_floor() -> None:
 
     assert budget.tokens == MIN_TOKENS
     assert not TokenBudget(100).shrink(100)
+
+
+def test_an_interrupted_wait_ends_once_and_loses_no_document() -> None:
+    batcher = Batcher(TokenBudget(100), max_wait_seconds=60)
+    batcher.set_reading(True)
+    fill(batcher, held_documents([5]))
+
+    threading.Timer(0.05, batcher.interrupt).start()
+    interrupted = batcher.take()
+    batcher.set_reading(False)
+
+    assert interrupted == []
+    assert ids(batcher.take()) == [0]

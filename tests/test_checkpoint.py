@@ -2,11 +2,13 @@
 
 import json
 import pickle
+import re
+import shutil
 
 import pytest
 import torch
 
-from gpner.checkpoint import load_checkpoint, load_tokenizer, save_checkpoint
+from gpner.checkpoint import checkpoint_revision, load_checkpoint, load_tokenizer, save_checkpoint
 from gpner.errors import CheckpointError, ConfigError, EncoderError
 from gpner.model import GlobalPointerForEntities
 from tests.models import tiny_model, tiny_text_model
@@ -150,3 +152,22 @@ def test_a_missing_tokenizer_is_named(tmp_path):
 
     with pytest.raises(CheckpointError, match="must have its tokenizer beside it"):
         load_tokenizer(tmp_path)
+
+
+def test_the_revision_follows_weights_and_configuration_and_not_the_folder(tmp_path, folder):
+    revision = checkpoint_revision(folder)
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    same = checkpoint_revision(copied)
+    change_config(copied, thresholds=[0.5, 0.5])
+    tuned = checkpoint_revision(copied)
+    weights = copied / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+
+    assert re.fullmatch("[0-9a-f]{12}", revision)
+    assert same == revision
+    assert len({revision, tuned, checkpoint_revision(copied)}) == 3
+
+
+def test_a_folder_without_a_configuration_has_no_revision(tmp_path):
+    with pytest.raises(CheckpointError, match=r"must hold config\.json, in .* it cannot be read"):
+        checkpoint_revision(tmp_path)

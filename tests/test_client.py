@@ -3,16 +3,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from redis import Redis
 
 from gpner.entities import Entity, Extraction
-from gpner.errors import DocumentError, DocumentFailed, QueueFull, ResultTimeout, ServiceError
-from worker.client import CHUNK_DOCUMENTS, Client
+from gpner.errors import DocumentError, DocumentFailed, ResultTimeout, ServiceError
+from worker.client import Client
+from worker.dead import DeadLetters
 from worker.local_redis import LocalRedis
 from worker.outcomes import answered, buried
+from worker.presence import Report
 from worker.protocol import Document
 from worker.queue import DocumentQueue, Entry, Outcome
 from worker.results import Failure, Result
@@ -57,7 +58,7 @@ def outcome_of(queue: DocumentQueue, entry: Entry) -> Outcome:
         return buried(entry, queue.keys, "EngineError", "it was told to")
     extraction = Extraction((Entity(0, len(document.text), "ALL", document.text, 1.0),), 1, 1)
     now = time.time()
-    return answered(entry, document, extraction, queue.keys, model="m", read_seconds=now, done_seconds=now)
+    return answered(entry, document, extraction, queue.keys, model="m", revision="", read_seconds=now, done_seconds=now)
 
 
 def test_a_worker_that_finds_nothing_to_do_still_counts_as_alive(client, queue):
@@ -167,6 +168,15 @@ def test_a_timeout_says_that_workers_are_busy_with_other_documents(client: Clien
         client.result("2", timeout_seconds=0)
 
 
+def test_a_timeout_says_that_the_workers_do_not_read_just_now(client: Client, queue: DocumentQueue) -> None:
+    paused = Report(state="paused", device="cpu", batch_tokens=1, tokens_held=0, documents_ended=0)
+    queue.announce(paused.model_dump_json())
+    client.submit("Ada", id="1")
+
+    with pytest.raises(ResultTimeout, match=r"still queued; none of 1 workers reads just now \(paused\); see"):
+        client.result("1", timeout_seconds=0)
+
+
 def test_a_timeout_says_who_is_processing_the_document(client: Client, queue: DocumentQueue) -> None:
     client.submit("Ada", id="1")
     queue.read(1, 0)
@@ -193,6 +203,26 @@ def test_a_timeout_says_that_the_result_is_gone(client: Client, worker: Document
         client.result("1", timeout_seconds=0)
 
 
+def test_a_timeout_says_where_the_result_of_a_document_that_was_put_back_is_to_come_from(
+    client: Client, worker: DocumentQueue
+) -> None:
+    client.submit("fail", id="1")
+    with pytest.raises(DocumentFailed):
+        client.result("1", timeout_seconds=10)
+    client.redis.delete(client.keys.result("1"))
+    with DeadLetters(client.settings) as dead:
+        (letter_id,) = dead.find(["1"])["1"]
+
+        with pytest.raises(
+            ResultTimeout, match="if it failed and `gpner-worker dead retry` put it back, its result is"
+        ):
+            client.result("1", timeout_seconds=0)
+        dead.retry(letter_id)
+
+    with pytest.raises(DocumentFailed):
+        client.result("1", timeout_seconds=10)
+
+
 def test_a_timeout_of_a_foreign_document_says_what_is_known(client: Client) -> None:
     client.submit("Ada")
 
@@ -209,49 +239,6 @@ def test_an_extract_that_times_out_names_the_document_which_is_still_processed(
     entry = queue.read(1, 0)[0]
     assert f"no result for document {entry.fields[b'id'].decode()} after 0.1 s" in str(caught.value)
     assert queue.commit([outcome_of(queue, entry)]) == [True]
-
-
-def test_the_limit_holds_exactly_under_eight_producers(settings: Settings, redis: Redis) -> None:
-    limited = settings.model_copy(update={"max_queued_documents": 500})
-
-    def submit_until_full(_: int) -> int:
-        with Client(limited) as client:
-            for accepted in range(501):
-                try:
-                    client.submit("text")
-                except QueueFull:
-                    return accepted
-        return 501
-
-    with ThreadPoolExecutor(8) as producers:
-        accepted = sum(producers.map(submit_until_full, range(8)))
-
-    assert accepted == 500
-    assert redis.xlen("test:documents") == 500
-
-
-def test_the_limit_counts_all_streams_and_what_workers_hold(client: Client, queue: DocumentQueue) -> None:
-    client.settings = client.settings.model_copy(update={"max_queued_documents": 3})
-    for priority in ("high", "normal", "bulk"):
-        client.submit("text", priority=priority)
-    entries = queue.read(3, 0)
-
-    with pytest.raises(QueueFull, match="may hold 3 unfinished documents and holds 3"):
-        client.submit("text")
-
-    queue.commit([outcome_of(queue, entries[0])])
-    client.submit("text")
-
-
-def test_a_queue_that_fills_up_in_the_middle_says_what_it_accepted(client: Client, queue: DocumentQueue) -> None:
-    client.settings = client.settings.model_copy(update={"max_queued_documents": CHUNK_DOCUMENTS + 10})
-    documents = [Document.new("text") for _ in range(CHUNK_DOCUMENTS + 11)]
-
-    with pytest.raises(QueueFull, match=f"accepted {CHUNK_DOCUMENTS} of {CHUNK_DOCUMENTS + 11}") as caught:
-        client.submit_many(documents)
-
-    added = [entry.fields[b"id"].decode() for entry in queue.read(1000, 0)]
-    assert caught.value.accepted == added == [document.id for document in documents[:CHUNK_DOCUMENTS]]
 
 
 def test_a_mistake_anywhere_keeps_all_documents_out(client: Client) -> None:

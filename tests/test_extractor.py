@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpner.checkpoint import save_checkpoint
+from gpner.checkpoint import checkpoint_revision, save_checkpoint
 from gpner.entities import Extraction
 from gpner.errors import ConfigError, DocumentError
 from gpner.extractor import Extractor, place
@@ -157,6 +157,7 @@ def test_a_saved_model_extracts_the_same_to_the_bit(tmp_path, wordpiece_tokenize
     loaded = Extractor.from_pretrained(tmp_path / "model", device="cpu")
 
     assert loaded.model_name == original.model_name
+    assert loaded.model_revision == checkpoint_revision(tmp_path / "model")
     assert loaded.extract([long_text(200)]) == original.extract([long_text(200)])
 
 

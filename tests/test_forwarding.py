@@ -8,10 +8,10 @@ import pytest
 
 from tests.engines import CapitalsEngine, Run, Words, extract
 from worker.budget import MIN_TOKENS, TokenBudget
-from worker.finished import Done, Failed
 from worker.forwarding import PROBE, Forwarded, Forwarder
 from worker.held import Held
 from worker.metrics import Metrics
+from worker.outcomes import Done, Failed
 from worker.protocol import Document
 from worker.queue import Entry
 from worker.settings import Settings

@@ -77,7 +77,7 @@ def test_a_worker_counts_what_it_does(settings: Settings, redis: Redis) -> None:
     assert found["gpner_model_flops_total",] >= 4
     assert found["gpner_out_of_memory_total",] == 0
     assert found["gpner_device_memory_bytes",] > 0
-    assert found["gpner_model_info", "cpu", "capitals"] == 1
+    assert found["gpner_model_info", "cpu", "capitals", "0123456789ab"] == 1
     assert found["gpner_ready",] == 1
 
 

@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from gpner.errors import ServiceError
-from tests.engines import CapitalsEngine, extract, load_capitals, load_slow, load_small_memory
+from tests.engines import CapitalsEngine, extract, load_capitals, load_late, load_named, load_slow, load_small_memory
 from tests.workers import wait_until
 from worker.client import Client
 from worker.protocol import Keys
@@ -227,3 +227,120 @@ def test_stopping_while_the_model_loads_takes_no_document(settings: Settings, re
     go_on.set()
 
     assert redis.xlen(KEYS.normal) == 1
+
+
+def models_of(redis: Redis, ids: list[str]) -> list[tuple[str, str]]:
+    answers = [result(redis, document_id) for document_id in ids]
+    return [(answer["model"], answer["revision"]) for answer in answers]
+
+
+def reloaded(pump: Pump) -> Any:
+    """How a reload ended, once it has."""
+    wait_until(lambda: pump.info()["last_reload"] and pump.state != "reloading")
+    return pump.info()["last_reload"]
+
+
+def test_a_paused_pump_finishes_what_it_holds_and_reads_no_more(settings: Settings, redis: Redis) -> None:
+    with Client(settings) as client, running(settings, load_slow, max_batch_tokens=5, max_held_tokens=20) as pump:
+        client.submit_many(["one two three"] * 20)
+        wait_until(lambda: pump.info()["documents_held"])
+
+        pump.pause()
+
+        wait_until(lambda: not pump.info()["documents_held"])
+        paused = (pump.state, pump.not_ready(), redis.xpending(KEYS.normal, KEYS.group)["pending"])
+        left = redis.xlen(KEYS.normal)
+        pump.resume()
+        wait_until(lambda: everything_is_finished(redis))
+
+    assert paused == ("paused", "paused", 0)
+    assert 0 < left < 20
+
+
+def test_an_operators_drain_takes_all_the_time_that_it_needs(settings: Settings, redis: Redis) -> None:
+    done = threading.Event()
+    with Client(settings) as client, running(settings, load_slow, max_batch_tokens=5, drain_seconds=0) as pump:
+        client.submit_many(["one two three"] * 20)
+        wait_until(lambda: pump.info()["documents_held"] == 20)
+
+        pump.drain(done.set)
+
+        assert pump.not_ready() == "draining"
+        assert done.wait(10)
+        assert everything_is_finished(redis)
+
+
+def test_a_reload_loses_nothing_and_results_name_the_model_that_read_them(settings: Settings, redis: Redis) -> None:
+    with Client(settings) as client, running(settings, load_named, model="old", max_held_tokens=4096) as pump:
+        before = client.submit_many(["one two three"] * 50)
+        wait_until(lambda: pump.info()["documents_held"])
+
+        pump.reload("new")
+
+        while_reloading = pump.not_ready()
+        after = client.submit_many(["one two three"] * 50)
+        outcome = reloaded(pump)
+        models = models_of(redis, before + after)
+        shown = pump.info()
+
+    assert while_reloading == "reloading"
+    assert (outcome["path"], outcome["outcome"], outcome["problem"]) == ("new", "done", None)
+    assert set(models) == {("old", "revision of old"), ("new", "revision of new")}
+    assert models == sorted(models, reverse=True)
+    assert (shown["model"], shown["revision"], shown["state"]) == ("new", "revision of new", "reading")
+
+
+def test_a_model_that_does_not_load_leaves_the_old_one_serving(settings: Settings, redis: Redis) -> None:
+    with Client(settings) as client, running(settings, load_named, model="old") as pump:
+        wait_until(lambda: pump.state == "reading")
+
+        pump.reload("broken")
+
+        outcome = reloaded(pump)
+        answer = client.extract("ADA")
+
+    assert (outcome["outcome"], outcome["problem"]) == ("failed", "a model must not be broken, this one is")
+    assert answer.model == "old"
+
+
+def test_a_reload_neither_ends_a_pause_nor_forgets_the_setting(settings: Settings, redis: Redis) -> None:
+    with running(settings, load_named, model="set") as pump:
+        wait_until(lambda: pump.state == "reading")
+        pump.reload("other")
+        reloaded(pump)
+        pump.pause()
+
+        pump.reload()
+
+        wait_until(lambda: pump.info()["model"] == "set")
+        wait_until(lambda: pump.state == "paused")
+
+
+def test_one_reload_at_a_time_and_none_while_draining(settings: Settings, redis: Redis) -> None:
+    with Client(settings) as client, running(settings, load_late) as pump:
+        with pytest.raises(ServiceError, match="this one is loading"):
+            pump.reload()
+        wait_until(lambda: pump.state == "reading")
+        client.submit("word")
+        pump.reload()
+
+        with pytest.raises(ServiceError, match="this one is reloading; wait until that is over"):
+            pump.reload()
+
+        reloaded(pump)
+        pump.drain(lambda: None)
+        with pytest.raises(ServiceError, match="this one is draining"):
+            pump.reload()
+
+
+def test_stopping_in_the_middle_of_a_reload_hands_back_what_is_held(settings: Settings, redis: Redis) -> None:
+    with Client(settings) as client:
+        client.submit_many(["word " * 200] * 3)
+    with running(settings, load_slow, drain_seconds=0.1) as pump:
+        wait_until(lambda: pump.info()["documents_held"] == 3)
+        pump.reload()
+
+    with running(settings):
+        wait_until(lambda: everything_is_finished(redis))
+
+    assert len(list(redis.scan_iter(KEYS.result("*")))) == 3

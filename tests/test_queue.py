@@ -227,3 +227,16 @@ def test_a_wrong_password_is_not_taken_for_a_redis_that_is_away(queue: DocumentQ
 
     locked_out.close()
     redis.acl_deluser("someone")
+
+
+def test_a_commit_repeated_because_its_answer_was_lost_is_still_this_workers_own(
+    queue: DocumentQueue, join: Join
+) -> None:
+    add(queue, 1)
+    (entry,) = queue.read(1, 0)
+    outcome = done(queue, entry)
+
+    assert queue.commit([outcome]) == [True]
+    assert queue.commit([outcome]) == [True]
+    assert join("bob").commit([done(join("bob"), entry)]) == [False]
+    assert queue.redis.get(queue.keys.result("0")) == outcome.payload

@@ -26,13 +26,21 @@ def test_a_result_reads_back_as_it_was_written(found: list[Entity], model: str) 
     extraction = Extraction(tuple(found), tokens=7, windows=2)
 
     outcome = answered(
-        entry(document.to_fields()), document, extraction, KEYS, model=model, read_seconds=6.5, done_seconds=8.0
+        entry(document.to_fields()),
+        document,
+        extraction,
+        KEYS,
+        model=model,
+        revision="5e1f",
+        read_seconds=6.5,
+        done_seconds=8.0,
     )
 
     result = Answer.validate_json(outcome.payload)
     assert isinstance(result, Result)
     assert result.entities == tuple(found)
-    assert (result.id, result.model, result.tokens, result.windows) == (document.id, model, 7, 2)
+    assert (result.id, result.model, result.revision) == (document.id, model, "5e1f")
+    assert (result.tokens, result.windows) == (7, 2)
     assert (result.seconds.queued, result.seconds.total, result.meta) == (1.5, 3.0, {"k": [1, None]})
     assert (outcome.result_key, outcome.reply_to, outcome.dead) == ("gpner:result:Ж\u200d1", "gpner:reply:a", None)
 
@@ -41,11 +49,13 @@ def test_a_result_has_exactly_the_published_keys() -> None:
     document = Document.new("text", id="1")
     extraction = Extraction((Entity(0, 1, "PER", "t", 0.5),), tokens=1, windows=1)
 
-    outcome = answered(entry({}), document, extraction, KEYS, model="m", read_seconds=5, done_seconds=5)
+    outcome = answered(
+        entry({}), document, extraction, KEYS, model="m", revision="5e1f", read_seconds=5, done_seconds=5
+    )
 
     assert outcome.payload == (
         b'{"v":1,"id":"1","status":"done","entities":[{"start":0,"end":1,"label":"PER","text":"t","score":0.5}],'
-        b'"model":"m","tokens":1,"windows":1,"seconds":{"queued":0.0,"total":0.0},"meta":null}'
+        b'"model":"m","revision":"5e1f","tokens":1,"windows":1,"seconds":{"queued":0.0,"total":0.0},"meta":null}'
     )
 
 
@@ -53,7 +63,9 @@ def test_meta_comes_back_untouched() -> None:
     meta = '{"amount": 1.00000000000000000001}'
     document = Document(id="1", text="", meta=meta)
 
-    outcome = answered(entry({}), document, Extraction((), 0, 0), KEYS, model="m", read_seconds=5, done_seconds=5)
+    outcome = answered(
+        entry({}), document, Extraction((), 0, 0), KEYS, model="m", revision="5e1f", read_seconds=5, done_seconds=5
+    )
 
     assert outcome.payload.endswith(b',"meta":' + meta.encode() + b"}")
 
@@ -61,7 +73,9 @@ def test_meta_comes_back_untouched() -> None:
 def test_clocks_that_disagree_give_no_negative_time() -> None:
     document = Document.new("text")
 
-    outcome = answered(entry({}), document, Extraction((), 0, 0), KEYS, model="m", read_seconds=1.0, done_seconds=3.0)
+    outcome = answered(
+        entry({}), document, Extraction((), 0, 0), KEYS, model="m", revision="5e1f", read_seconds=1.0, done_seconds=3.0
+    )
 
     assert json.loads(outcome.payload)["seconds"] == {"queued": 0.0, "total": 2.0}
 

@@ -1,22 +1,24 @@
 """The operator's commands, on a real queue."""
 
+import json
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
-from tests.engines import load_capitals
-from tests.workers import wait_until
+from tests.letters import KEYS, bury, cells
+from tests.terminals import Terminal
+from tests.workers import DurableRedis
 from worker.cli import main
-from worker.protocol import Keys
-from worker.pump import Pump
+from worker.client import Client
+from worker.local_redis import free_port
+from worker.presence import Report
 from worker.queue import DocumentQueue
-from worker.settings import Settings
-
-KEYS = Keys("test:")
+from worker.settings import RedisUrl, Settings
+from worker.status import Status
 
 
 @pytest.fixture(autouse=True)
@@ -64,42 +66,93 @@ def test_a_file_that_cannot_be_submitted_is_named_and_nothing_is_queued(
     assert redis.xlen(KEYS.normal) == 0
 
 
-def test_status_shows_depths_age_dead_letters_and_workers(
-    settings: Settings, redis: Redis, capsys: pytest.CaptureFixture[str]
-) -> None:
-    redis.xadd(KEYS.high, {"id": "1", "text": "x"})
-    redis.xadd(KEYS.high, {"id": "2", "text": "x"}, id=f"{(int(time.time()) + 1) * 1000}-0")
-    redis.xadd(KEYS.dead, {"letter": "{}"})
-    queue = DocumentQueue(settings, consumer="host-1-ab")
+@pytest.fixture
+def queue(settings: Settings, redis: Redis) -> Iterator[DocumentQueue]:
+    """A worker with a name that is meant to paint the terminal, holding one of two urgent documents."""
+    queue = DocumentQueue(settings, consumer="[red]host\x1b[31m")
     queue.ensure()
+    redis.xadd(KEYS.high, {"id": "1", "text": "x"})
+    redis.xadd(KEYS.high, {"id": "2", "text": "x"})
     queue.read(1, 0)
+    yield queue
     queue.close()
+
+
+def test_status_shows_streams_workers_and_what_is_left_to_do(
+    queue: DocumentQueue, redis: Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bury(redis, {b"id": b"3"})
 
     assert main(["status"]) == 0
 
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
-    assert [KEYS.high, "2"] in rows
-    assert [KEYS.bulk, "0"] in rows
-    assert [row[:2] for row in rows if row and row[0] == "host-1-ab"] == [["host-1-ab", "1"]]
+    output = capsys.readouterr().out
+    rows = cells(output)
+    assert [row[:4] for row in rows[:3]] == [
+        [KEYS.high, "2", "1", "1"],
+        [KEYS.normal, "0", "0", "0"],
+        [KEYS.bulk, "0", "0", "0"],
+    ]
+    assert [row[:3] for row in rows[3:]] == [[r"'[red]host\x1b[31m'", "at work", "1"]]
+    assert "rate: unknown, no worker tells it" in output
+    assert "dead letters: 1 (gpner-worker dead list)" in output
+    assert "MiB, no limit" in output
+    assert "\x1b" not in output
 
 
-def test_dead_lists_the_newest_first_with_the_reason(
-    settings: Settings, redis: Redis, capsys: pytest.CaptureFixture[str]
+def test_status_shows_what_a_worker_says_and_when_all_is_done(
+    queue: DocumentQueue, redis: Redis, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pump = Pump(settings.model_copy(update={"metrics_port": 0}), load_capitals, device="cpu")
-    pump.start()
-    redis.xadd(KEYS.normal, {"id": "[red]\x1b[31mone"})
-    wait_until(lambda: redis.xlen(KEYS.dead) == 1)
-    redis.xadd(KEYS.normal, {"id": "two", "text": "!raise"})
-    wait_until(lambda: redis.xlen(KEYS.dead) == 2)
-    pump.stop()
+    report = Report(
+        state="reading", device="[b]cpu", model="ner", revision="0123456789ab", batch_tokens=1, tokens_held=1,
+        documents_ended=9, documents_per_second=0.01,
+    )  # fmt: skip
+    queue.announce(report.model_dump_json())
+    redis.config_set("maxmemory", 100 * 2**20)
+    try:
+        assert main(["status"]) == 0
+    finally:
+        redis.config_set("maxmemory", 0)
 
-    assert main(["dead"]) == 0
+    output = capsys.readouterr().out
+    row = cells(output)[3]
+    assert (row[1:3], row[4:]) == (["reading", "1"], ["0.0", "[b]cpu", "ner 0123456789ab"])
+    assert "rate: 0.0 documents/s; all done in about 3 min if no more arrive" in output
+    assert "of 100 MiB (" in output
 
-    rows = [[cell.strip() for cell in line.split("│")[2:-1]] for line in capsys.readouterr().out.splitlines()]
-    shown = [row for row in rows if row]
-    assert shown[0] == ["'two'", "1", "ValueError", "an order to raise"]
-    assert shown[1][:3] == [r"'[red]\x1b[31mone'", "1", "DocumentError"]
+
+def test_status_for_programs_is_one_json_object(queue: DocumentQueue, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--json"]) == 0
+
+    output = capsys.readouterr().out
+    assert output.isascii()
+    assert Status.model_validate_json(output).workers[0].name == "[red]host\x1b[31m"
+    assert json.loads(output)["streams"][0]["processing"] == 1
+
+
+@pytest.fixture
+def durable_server(tmp_path: Path) -> Iterator[DurableRedis]:
+    server = DurableRedis(tmp_path, free_port())
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.mark.integration
+def test_status_on_a_terminal_goes_on_through_an_outage_until_interrupted(
+    settings: Settings, durable_server: DurableRedis
+) -> None:
+    with Terminal(["status"], {"GPNER_REDIS_URL": durable_server.url}) as terminal:
+        terminal.read_until("nothing is left to do")
+        durable_server.stop()
+        terminal.read_until("cannot reach Redis")
+        terminal.read_until("trying again every second")
+        durable_server.start()
+        with Client(settings.model_copy(update={"redis_url": RedisUrl(durable_server.url)})) as client:
+            client.submit("ADA")
+        terminal.read_until("nothing gets done")
+        terminal.interrupt()
+
+        assert terminal.end() == 0
 
 
 def test_a_command_without_redis_says_so_in_one_line(
@@ -107,7 +160,7 @@ def test_a_command_without_redis_says_so_in_one_line(
 ) -> None:
     monkeypatch.setenv("GPNER_REDIS_URL", "redis://user:secret@127.0.0.1:1/0")
 
-    assert [main([command]) for command in ("status", "dead")] == [2, 2]
+    assert [main(command) for command in (["status"], ["dead", "list"])] == [2, 2]
 
     message = "error: cannot reach Redis at redis://user:***@127.0.0.1:1/0: start it or set GPNER_REDIS_URL"
     assert capsys.readouterr().err.splitlines() == [message] * 2

@@ -7,9 +7,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -24,27 +24,42 @@ ROOT = Path(__file__).parent.parent
 START_SECONDS = 20.0
 
 
-def wait_until(true: Callable[[], object], seconds: float = 10.0) -> None:
-    """Poll until it is true; fail the test otherwise."""
+def wait_until(true: Callable[[], object], seconds: float = 10.0, what: str = "it") -> None:
+    """Poll until it is true; fail the test otherwise, and say what did not come."""
     deadline = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        assert time.monotonic() < deadline, f"{what} did not come within {seconds:g} s"
         time.sleep(0.01)
 
 
 class WorkerProcess:
-    """`gpner-worker start` with one of the engines in tests/engines.py; killed at the end of its block if need be."""
+    """`gpner-worker start`, killed at the end of its block if need be.
 
-    def __init__(self, settings: Settings, engine: str, log: Path, **overrides: object) -> None:
+    Args:
+        settings: Of these the address of Redis and the namespace.
+        engine: A function of tests/engines.py, or any as `module:function`.
+        log: Where its output goes.
+        environment: Variables that it gets beside its settings.
+        overrides: Further settings.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: str,
+        log: Path,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        **overrides: object,
+    ) -> None:
         values = {
             "redis_url": settings.redis_url.get_secret_value(),
             "namespace": settings.namespace,
-            "engine": f"tests.engines:{engine}",
+            "engine": engine if ":" in engine else f"tests.engines:{engine}",
             "device": "cpu",
             "metrics_port": 0,
             **overrides,
         }
-        self.environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+        self.environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **environment}
         self.environment |= {ENV_PREFIX + name.upper(): str(value) for name, value in values.items()}
         self.log = log
         with log.open("wb") as output:
@@ -55,6 +70,10 @@ class WorkerProcess:
                 stdout=output,
                 stderr=output,
             )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def port(self) -> int:
@@ -96,36 +115,62 @@ class WorkerProcess:
         """Its exit code if it has ended."""
         return self._process.poll()
 
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.wait()
+        self.kill()
 
 
 class DurableRedis:
-    """A Redis server that writes every command to disk, and comes back on the same port with all its data."""
+    """A Redis server that writes every command to disk, and comes back on the same port with all its data.
 
-    def __init__(self, folder: Path, port: int) -> None:
+    Args:
+        folder: Where it keeps its data.
+        port: Where it listens.
+        host: The address on which it listens.
+        command: What runs it; by default the server itself.
+    """
+
+    def __init__(self, folder: Path, port: int, host: str = "127.0.0.1", command: Sequence[str] = ()) -> None:
         self.folder = folder
         self.port = port
+        self.host = host
+        self._command = command or [find_server()]
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def url(self) -> str:
+        return f"redis://{self.host}:{self.port}/0"
+
     def start(self) -> None:
-        options = f"--port {self.port} --dir {self.folder} --save  --appendonly yes --appendfsync always"
+        options = f"--port {self.port} --bind {self.host} --protected-mode no --dir {self.folder}"
+        options += " --save  --appendonly yes --appendfsync always"
         self._process = subprocess.Popen(
-            [find_server(), *options.split(" ")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*self._command, *options.split(" ")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        with Redis(port=self.port) as connection:
+        with Redis(self.host, self.port) as connection:
             wait_until(lambda: _answers(connection))
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         assert self._process
         self._process.send_signal(number)
-        self._process.wait()
+        self.wait()
+
+    def wait(self, seconds: float = 15.0) -> None:
+        """Wait for its end."""
+        assert self._process
+        self._process.wait(seconds)
+
+    def kill(self) -> None:
+        """End it, whether it runs or not."""
+        self.stop(signal.SIGKILL)
 
 
 def _answers(connection: Redis) -> bool:

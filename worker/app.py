@@ -11,9 +11,13 @@ from typing import Any
 from celery import Celery, bootsteps
 
 from gpner.errors import GpnerError
+from worker import control, logs, tasks  # noqa: F401 - loading `control` is what makes Celery know its commands
+from worker.connection import celery_connection
 from worker.devices import Claim, claim_device
 from worker.engine import load_engine
-from worker.pump import CANNOT_START, Pump
+from worker.outage import in_one_line
+from worker.pump import Pump
+from worker.serving import CANNOT_START
 from worker.settings import Settings, load_settings
 
 logger = logging.getLogger(__name__)
@@ -22,8 +26,8 @@ logger = logging.getLogger(__name__)
 class PumpStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
     """Starts the pump with the worker and drains it on a warm shutdown.
 
-    It needs the pool: steps stop in reverse order, so the pool outlives the pump, and whoever waits in the pool for the
-    pump gets an answer.
+    It needs the pool: steps stop in reverse order, so the pool outlives the pump, and the calls in it, which would wait
+    for documents that this worker reads no more, are handed back before.
     """
 
     label = "Pump"
@@ -34,10 +38,17 @@ class PumpStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no 
         try:
             settings = load_settings()
             self.claim: Claim | None = claim_device(settings)  # holds the lock as long as the process lives
-            return Pump(settings, load_engine, device=self.claim.uuid if self.claim else "cpu")
+            pump = Pump(settings, load_engine, device=self.claim.uuid if self.claim else "cpu")
         except GpnerError as error:
             logger.critical("%s", error)
             raise SystemExit(CANNOT_START) from error
+        worker.pump = pump  # where the control commands find it
+        return pump
+
+    def stop(self, worker: Any) -> None:
+        """Hand calls back to Celery's queue, and drain the pump."""
+        tasks.ending.set()
+        super().stop(worker)
 
     def info(self, worker: Any) -> dict[str, Any]:
         """What `celery inspect stats` shows under "pump"."""
@@ -48,8 +59,7 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
     """Celery's side of the settings."""
     prefix = {"global_keyprefix": settings.namespace}
     return {
-        "broker_url": settings.redis_url.get_secret_value(),
-        "result_backend": settings.redis_url.get_secret_value(),
+        **celery_connection(settings.redis_url),
         # Redelivery of tasks whose worker died, looked for every 5 s: the defaults are an hour, and 100 s.
         "broker_transport_options": {
             **prefix,
@@ -61,10 +71,11 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
         "result_expires": settings.result_ttl_seconds,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        "worker_cancel_long_running_tasks_on_connection_loss": True,
         "worker_pool": "threads",
         "worker_prefetch_multiplier": 1,
         "worker_send_task_events": False,
+        # A task whose acknowledgement was lost comes again; one that has its result is not run twice.
+        "worker_deduplicate_successful_tasks": True,
         "worker_redirect_stdouts": False,
         "task_default_queue": "tasks",
         "task_acks_late": True,
@@ -78,3 +89,5 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
 app = Celery("gpner")
 app.add_defaults(lambda: celery_configuration(load_settings()))
 app.steps["worker"].add(PumpStep)
+logging.getLogger("celery.worker.consumer.consumer").addFilter(in_one_line)
+logs.connect()

@@ -37,6 +37,7 @@ class Batcher:
         self._prepared: list[Held] = []
         self._coming = 0
         self._reading = False
+        self._interrupted = False
         self._closed = False
         self._changed = threading.Condition()
 
@@ -71,9 +72,9 @@ class Batcher:
             self._changed.notify_all()
 
     def take(self) -> list[Held]:
-        """Wait for the next pack and return it; an empty one only after `close`."""
+        """Wait for the next pack and return it; an empty one only after `close`, and once after `interrupt`."""
         with self._changed:
-            while not self._closed:
+            while not self._closed and not self._interrupted:
                 if not self._prepared and self._is_due():
                     self._prepared = self._choose()
                 if self._prepared:
@@ -81,6 +82,7 @@ class Batcher:
                     self._changed.notify_all()
                     return pack
                 self._changed.wait(self._seconds_until_due())
+            self._interrupted = False
             return []
 
     def prepare_until_closed(self) -> None:
@@ -91,6 +93,12 @@ class Batcher:
                     self._prepared = self._choose()
                     self._changed.notify_all()
                 self._changed.wait()
+
+    def interrupt(self) -> None:
+        """Let the thread that takes do something else once."""
+        with self._changed:
+            self._interrupted = True
+            self._changed.notify_all()
 
     def close(self) -> None:
         """End all waiting; what is held stays where the register of held documents finds it."""

@@ -90,7 +90,7 @@ class Client:
     def submit_many(self, documents: Iterable[str | Document], *, priority: Priority = "normal") -> list[str]:
         """Enqueue documents, a few hundred in one step, and return their ids.
 
-        All are checked before the first is sent. They are accepted in order, each chunk whole or not at all.
+        All are checked before the first is sent. They are accepted in order, as many as there is room for.
 
         Args:
             documents: Texts, or documents made with `Document.new`.
@@ -98,7 +98,7 @@ class Client:
 
         Raises:
             DocumentError: If one breaks a rule; nothing was added.
-            QueueFull: If the queue came to its limit; its `accepted` says which were added before.
+            QueueFull: If the queue came to its limit; its `accepted` says which were added, the first ones.
         """
         _refuse_one_text(documents)
         ready = [document if isinstance(document, Document) else Document.new(document) for document in documents]
@@ -108,15 +108,15 @@ class Client:
         accepted: list[str] = []
         for start, stop in _chunks(entries):
             ids = [document.id for document in ready[start:stop]]
-            unfinished = self._add(ids, entries[start:stop], priority)
-            if unfinished is not None:
+            unfinished, added = self._add(ids, entries[start:stop], priority)
+            accepted += ids[:added]
+            if added < len(ids):
                 raise QueueFull(
                     f"the queue may hold {self.settings.max_queued_documents} unfinished documents and holds "
                     f"{unfinished}: accepted {len(accepted)} of {len(ready)}; wait, start more workers, "
                     "or raise GPNER_MAX_QUEUED_DOCUMENTS",
                     accepted,
                 )
-            accepted += ids
         return accepted
 
     def result(self, document_id: str, timeout_seconds: float | None = None) -> Result:
@@ -183,22 +183,19 @@ class Client:
     ) -> None:
         self.close()
 
-    def _add(self, ids: list[str], entries: list[dict[bytes, bytes]], priority: Priority) -> int | None:
-        """Add one chunk; the number of unfinished documents if there is no room for it."""
+    def _add(self, ids: list[str], entries: list[dict[bytes, bytes]], priority: Priority) -> tuple[int, int]:
+        """Add one chunk; the number of unfinished documents then, and how many of the chunk there was room for."""
         stream = self.keys.stream(priority)
-        number = self.keys.streams.index(stream) + 1
-        arguments: list[Any] = [self.settings.max_queued_documents, number, len(entries)]
+        arguments: list[Any] = [self.settings.max_queued_documents, self.keys.streams.index(stream) + 1]
         for fields in entries:
             arguments += [2 * len(fields), *(part for pair in fields.items() for part in pair)]
         with explaining(self.settings.redis_url):
-            answer = self._submit(keys=self.keys.streams, args=arguments)
-        if isinstance(answer, int):
-            return answer
+            before, *added = self._submit(keys=self.keys.streams, args=arguments)
         with self._lock:
-            self._places.update((name, (stream, entry.decode())) for name, entry in zip(ids, answer, strict=True))
+            self._places.update((name, (stream, entry.decode())) for name, entry in zip(ids, added, strict=False))
             while len(self._places) > REMEMBERED_PLACES:
                 del self._places[next(iter(self._places))]
-        return None
+        return before + len(added), len(added)
 
     def _replies(self, reply_to: str, ids: list[str], timeout_seconds: float) -> Answers:
         waiting: dict[str, Result | Failure] = {}

@@ -9,11 +9,10 @@ from contextlib import suppress
 from queue import Full, Queue
 
 from gpner.errors import ServiceError
-from worker.finished import Done, Failed, Finished
 from worker.held import Holdings
 from worker.metrics import Metrics
 from worker.outage import Outage
-from worker.outcomes import answered, buried
+from worker.outcomes import Failed, Finished
 from worker.queue import DocumentQueue, Outcome
 
 logger = logging.getLogger(__name__)
@@ -31,6 +30,9 @@ class Committer:
         queue: Where outcomes go.
         holdings: Documents leave it when they are committed.
         giving_up: Ends the retries; set when the worker must exit.
+
+    Attributes:
+        ended: Documents done or failed here since the start.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Committer:
         self._metrics = metrics
         self._giving_up = giving_up
         self._outage = Outage("committing", giving_up)
+        self.ended = 0
         self._waiting: Queue[list[Finished] | None] = Queue(maxsize=WAITING_PACKS)
 
     def put(self, finished: list[Finished]) -> None:
@@ -60,28 +63,14 @@ class Committer:
 
     def _commit(self, finished: Sequence[Finished]) -> None:
         now = time.time()
-        outcomes = [self._outcome(end, now) for end in finished]
+        outcomes = [end.outcome(self._queue.keys, now) for end in finished]
         started = time.perf_counter()
         ours = self._write(outcomes)
         if ours is None:
             return
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
-        self._holdings.remove(end.held.entry if isinstance(end, Done) else end.entry for end in finished)
+        self._holdings.remove(end.entry for end in finished)
         self._count(finished, ours, now)
-
-    def _outcome(self, end: Finished, now: float) -> Outcome:
-        if isinstance(end, Failed):
-            return buried(end.entry, self._queue.keys, end.error_type, end.message)
-        held = end.held
-        return answered(
-            held.entry,
-            held.document,
-            end.extraction,
-            self._queue.keys,
-            model=end.model_name,
-            read_seconds=held.read_seconds,
-            done_seconds=now,
-        )
 
     def _write(self, outcomes: Sequence[Outcome]) -> list[bool] | None:
         """Commit, however long it takes; None if the worker gave up."""
@@ -109,9 +98,10 @@ class Committer:
                 ends["done", ""] += 1
                 entities.update(entity.label for entity in end.extraction.entities)
                 self._metrics.document_tokens.observe(end.extraction.tokens)
-                self._metrics.document_duration.observe(max(0.0, now - end.held.entry.enqueued_seconds))
+                self._metrics.document_duration.observe(max(0.0, now - end.entry.enqueued_seconds))
                 tokens += end.extraction.tokens
         self._metrics.tokens.inc(tokens)
+        self.ended += sum(ours)
         for (outcome, reason), documents in ends.items():
             self._metrics.documents.labels(outcome, reason).inc(documents)
         for label, found in entities.items():

@@ -51,11 +51,13 @@ class Engine(Protocol):
 
     Attributes:
         model_name: What results call the model.
+        model_revision: A short hash of its content, so that results of a model and of its successor can be told apart.
         labels: The labels it knows.
         max_batch_tokens: Most tokens in one forward. The worker lowers it when the device runs out of memory.
     """
 
     model_name: str
+    model_revision: str
     labels: tuple[str, ...]
     max_batch_tokens: int
 

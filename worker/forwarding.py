@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from gpner.errors import OutOfMemoryError
 from worker.budget import TokenBudget
 from worker.engine import Engine
-from worker.finished import Done, Failed, Finished, narrow, reason_of
 from worker.held import Held
 from worker.metrics import Metrics
+from worker.outcomes import Done, Failed, Finished, narrow, reason_of
 from worker.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Forwarder:
     """Runs packs. Used by the forward thread alone."""
 
     def __init__(self, engine: Engine, budget: TokenBudget, watch: Watch, metrics: Metrics) -> None:
-        self._engine = engine
+        self.engine = engine
         self._budget = budget
         self._watch = watch
         self._metrics = metrics
@@ -66,10 +66,10 @@ class Forwarder:
     def _attempt(self, documents: Sequence[Held]) -> list[Finished] | Exception:
         """Run documents together: either all have a result, or the answer is what went wrong."""
         tokens = sum(held.n_window_tokens for held in documents)
-        self._engine.max_batch_tokens = self._budget.tokens
+        self.engine.max_batch_tokens = self._budget.tokens
         try:
             with self._watch.forward(len(documents), tokens):
-                result = self._engine.run([held.tokenized for held in documents])
+                result = self.engine.run([held.tokenized for held in documents])
             pairs = list(zip(documents, result.extractions, strict=True))
         except OutOfMemoryError as error:
             self._metrics.out_of_memory.inc()
@@ -82,8 +82,8 @@ class Forwarder:
         self._metrics.batch_documents.observe(len(documents))
         self._metrics.batch_tokens.observe(tokens)
         self._metrics.batch_fill_ratio.observe(tokens / self._budget.max_tokens)
-        name = self._engine.model_name
-        return [Done(held, narrow(extraction, held.document), name) for held, extraction in pairs]
+        model, revision = self.engine.model_name, self.engine.model_revision
+        return [Done(held, narrow(extraction, held.document), model, revision) for held, extraction in pairs]
 
     def _run_smaller(self, documents: Sequence[Held], error: OutOfMemoryError, forwarded: Forwarded) -> None:
         """Lower the budget and run the halves."""
@@ -143,7 +143,9 @@ class Forwarder:
         if not engine_works:
             self._check_engine(error)
         out_of_memory = isinstance(error, OutOfMemoryError)
-        logger.warning("document %s buried: %s", held.document.id, _name(error))
+        logger.warning(
+            "document %s buried: %s", held.document.id, _name(error), extra={"documents": [held.document.id]}
+        )
         forwarded.finished.append(
             Failed(
                 held.entry,
@@ -160,7 +162,7 @@ class Forwarder:
         """
         try:
             with self._watch.forward(1, 1):
-                self._engine.run(self._probe)
+                self.engine.run(self._probe)
         except Exception as probe_error:  # noqa: BLE001 - whatever it is, this process is of no more use
             self._watch.end_process(f"the engine fails on every document, at last with {_name(error)}: {probe_error}")
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from gpner.errors import DocumentError, ServiceError
 from worker.batcher import Batcher
-from worker.finished import Failed, FailureReason, Finished
+from worker.gate import Gate
 from worker.held import Held, Holdings, TokenEstimate
 from worker.metrics import Metrics
 from worker.outage import Outage
+from worker.outcomes import Failed, FailureReason, Finished
 from worker.protocol import Document, shorten
 from worker.queue import SUSPECT_DELIVERIES, DocumentQueue, Entry
 from worker.settings import Settings
@@ -32,12 +33,13 @@ class Intake:
     Args:
         settings: The deployment's settings.
         queue: Where entries come from.
-        labels: What the model knows; a document that asks for others fails.
+        current_labels: Says what the model knows; a document that asks for others fails.
         holdings: Bounds what is read.
         batcher: Is told what is coming.
         estimate: Guesses a text's tokens.
         tokenize: Takes groups of documents on their way.
         finish: Takes documents that failed.
+        gate: Keeps it from reading for a time.
         stopping: Ends the reading.
     """
 
@@ -46,24 +48,26 @@ class Intake:
         settings: Settings,
         queue: DocumentQueue,
         *,
-        labels: Sequence[str],
+        current_labels: Callable[[], Sequence[str]],
         holdings: Holdings,
         batcher: Batcher,
         estimate: TokenEstimate,
         metrics: Metrics,
         tokenize: Callable[[list[Held]], None],
         finish: Callable[[list[Finished]], None],
+        gate: Gate,
         stopping: threading.Event,
     ) -> None:
         self._settings = settings
         self._queue = queue
-        self._labels = labels
+        self._current_labels = current_labels
         self._holdings = holdings
         self._batcher = batcher
         self._estimate = estimate
         self._metrics = metrics
         self._tokenize = tokenize
         self._finish = finish
+        self._gate = gate
         self._stopping = stopping
         self._group_exists = False
         self._reclaimed_at = float("-inf")
@@ -75,8 +79,7 @@ class Intake:
         """Read until `stopping` is set."""
         outage = Outage("reading", self._stopping)
         while not self._stopping.is_set():
-            room = self._room()
-            if not room:
+            if not self._may_read() or not (room := self._room()):
                 continue
             try:
                 entries = self._next_entries(max(1, min(READ_DOCUMENTS, int(room / self._document_tokens))))
@@ -88,6 +91,13 @@ class Intake:
             self._batcher.set_reading(bool(entries))
             self.accept(entries)
         self._batcher.set_reading(False)
+
+    def _may_read(self) -> bool:
+        """Wait at the gate; what is held meanwhile must not wait for company that does not come."""
+        if self._gate.pass_through(0):
+            return True
+        self._batcher.set_reading(False)
+        return self._gate.pass_through(BLOCK_SECONDS)
 
     def _room(self) -> int:
         room = self._holdings.wait_for_room(0)
@@ -168,13 +178,14 @@ class Intake:
             document = Document.from_fields(entry.fields, self._queue.keys, self._settings.max_document_characters)
         except DocumentError as error:
             return _fail(entry, "malformed", "DocumentError", str(error))
-        unknown = [label for label in document.labels or () if label not in self._labels]
+        labels = self._current_labels()
+        unknown = [label for label in document.labels or () if label not in labels]
         if unknown:
             return _fail(
                 entry,
                 "unknown_label",
                 "DocumentError",
-                f"labels must be among {', '.join(self._labels)}, was: {shorten(', '.join(unknown))}",
+                f"labels must be among {', '.join(labels)}, was: {shorten(', '.join(unknown))}",
             )
         now = time.time()
         self._metrics.queue_seconds.observe(max(0.0, now - entry.enqueued_seconds))

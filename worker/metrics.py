@@ -96,12 +96,16 @@ class Metrics:
             "how well it is used.",
             registry=registry,
         )
-        self.model_info = Info("gpner_model", "The model that this worker serves, and its device.", registry=registry)
+        self.model_info = Info(
+            "gpner_model", "The model that this worker serves, its revision, and its device.", registry=registry
+        )
         self.in_flight = Gauge(
             "gpner_documents_in_flight", "Documents between their reading and their commit.", registry=registry
         )
         self.ready = Gauge(
-            "gpner_ready", "1 if the model is warm, Redis answers and the worker is not draining.", registry=registry
+            "gpner_ready",
+            "1 if the model is warm, Redis answers, and the worker is neither paused nor reloading nor draining.",
+            registry=registry,
         )
         Gauge(
             "gpner_device_memory_bytes",

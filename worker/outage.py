@@ -40,3 +40,12 @@ class Outage:
         logger.info("%s: Redis answers again after %.1f s", self._doing, time.monotonic() - self._since)
         self._since = None
         self._wait_seconds = FIRST_WAIT_SECONDS
+
+
+def in_one_line(record: logging.LogRecord) -> bool:
+    """A filter for Celery's consumer, which logs eighty lines of traceback when Redis goes away; the last says all."""
+    if str(record.msg).startswith("consumer: "):
+        error = record.exc_info[1] if record.exc_info else None
+        words = " ".join(record.getMessage().split())
+        record.msg, record.args, record.exc_info = "%s", (f"{words} ({error})" if error else words,), None
+    return True

@@ -70,6 +70,16 @@ class Keys:
         """The stream of dead letters, each in the field `letter`."""
         return f"{self.namespace}dead"
 
+    @property
+    def workers(self) -> str:
+        """The hash in which each worker says what it does, under its name in the consumer group."""
+        return f"{self.namespace}workers"
+
+    @property
+    def clock(self) -> str:
+        """The time of Redis when a worker last looked for abandoned documents, in milliseconds since the epoch."""
+        return f"{self.namespace}clock"
+
     def stream(self, priority: Priority) -> str:
         """The stream of a priority."""
         streams = {"high": self.high, "normal": self.normal, "bulk": self.bulk}
@@ -80,6 +90,10 @@ class Keys:
     def result(self, document_id: str) -> str:
         """Where the result of a document stands, as JSON."""
         return f"{self.namespace}result:{document_id}"
+
+    def call(self, name: str) -> str:
+        """How many documents of one call of the Celery task were accepted, for the case that it is run again."""
+        return f"{self.namespace}call:{name}"
 
     def reply(self, name: str) -> str:
         """A stream that a document may name in `reply_to`."""

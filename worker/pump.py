@@ -1,9 +1,10 @@
 """The pump: the threads that carry documents from the queue through the model and back, and their orderly end.
 
-    intake -> tokenizers -> batcher -> forward -> committer        and the lease beside them
+    gate -> intake -> tokenizers -> batcher -> forward -> committer        and the lease beside them
 
 Each stage works while the others do: during a forward the next pack is made ready and the last one is committed. What
-is held between reading and committing is bounded in tokens. One thread alone touches the device.
+is held between reading and committing is bounded in tokens. One thread alone touches the device. Behind the closed gate
+what is held comes to its end: that is a pause, the beginning of a drain, and the time in which a model is exchanged.
 """
 
 import logging
@@ -15,27 +16,32 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from gpner.errors import GpnerError, ServiceError
+from gpner.errors import ServiceError
 from worker.batcher import Batcher
 from worker.budget import TokenBudget
 from worker.committing import Committer
 from worker.engine import Engine
-from worker.forwarding import Forwarder
+from worker.gate import Gate
 from worker.health import HealthServer
 from worker.held import Holdings, TokenEstimate
 from worker.intake import BLOCK_SECONDS, Intake
 from worker.lease import Lease
 from worker.metrics import Metrics
+from worker.presence import Presence, Report
 from worker.queue import DocumentQueue
+from worker.serving import Serving
 from worker.settings import Settings
 from worker.tokenizing import Tokenizers
 from worker.watch import Watch
 
 logger = logging.getLogger(__name__)
 
-CANNOT_START = 2
 # How long a read may be under way when reading shall stop. Waited for in any case: what it brings must be handed back.
 READ_SECONDS = 2 * BLOCK_SECONDS
+# How often those who wait for the end of what is held look whether the worker stops meanwhile.
+CHECK_SECONDS = 0.5
+# How long the last report to `gpner-worker status` may keep the end of the process waiting.
+PRESENCE_SECONDS = 1.0
 
 
 class Pump:
@@ -52,26 +58,40 @@ class Pump:
 
     def __init__(self, settings: Settings, load: Callable[[Settings], Engine], *, device: str) -> None:
         self._settings = settings
-        self._load = load
         self._device = device
         self.consumer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._queue = DocumentQueue(settings, consumer=self.consumer)
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._warm = threading.Event()
+        self._gate = Gate()
+        self._changing_state = threading.Lock()
         self._budget = TokenBudget(settings.max_batch_tokens)
         self._holdings = Holdings(settings.max_held_tokens)
         self._batcher = Batcher(self._budget, settings.max_wait_seconds)
         self._metrics = Metrics()
         self._watch = Watch(settings.forward_deadline_seconds, settings.max_batch_tokens)
         self._committer = Committer(self._queue, holdings=self._holdings, metrics=self._metrics, giving_up=self._ended)
+        self._serving = Serving(
+            settings,
+            load,
+            device=device,
+            batcher=self._batcher,
+            budget=self._budget,
+            watch=self._watch,
+            metrics=self._metrics,
+            finish=self._committer.put,
+            warm=self._start_feeding,
+        )
         lease = Lease(self._queue, self._holdings, settings.lease_seconds, self._ended)
         self._commit_thread = self._watch.thread("commit", self._committer.run)
         self._other_threads = [
-            self._watch.thread("forward", self._forward),
+            self._watch.thread("forward", self._serving.run),
             self._watch.thread("batch", self._batcher.prepare_until_closed),
             self._watch.thread("lease", lease.run),
         ]
+        presence = Presence(self._queue, self._report, self._ended)
+        self._presence_thread = self._watch.thread("presence", presence.run)
         self._intake_thread: threading.Thread | None = None  # there is nothing to read for before the model is warm
         self._starting_or_stopping = threading.Lock()
         self._metrics.measure_worker(in_flight=lambda: len(self._holdings), ready=lambda: not self.not_ready())
@@ -91,7 +111,7 @@ class Pump:
             self.consumer, self._device, self._settings.metrics_host, self.health.port,
         )  # fmt: skip
         self._watch.start()
-        for thread in (self._commit_thread, *self._other_threads):
+        for thread in (self._commit_thread, self._presence_thread, *self._other_threads):
             thread.start()
 
     def stop(self) -> None:
@@ -102,12 +122,65 @@ class Pump:
         """Hand back at once what is held."""
         self._drain(0.0)
 
-    def not_ready(self) -> str | None:
-        """Say why no documents are taken; None if they are."""
-        if self._stopping.is_set():
+    def pause(self) -> None:
+        """Read no more until `resume`; what is held is finished and committed."""
+        self._gate.close("paused")
+
+    def resume(self) -> None:
+        """End a pause."""
+        self._gate.open("paused")
+
+    def drain(self, then: Callable[[], None]) -> None:
+        """Begin to finish all that is held, however long it takes, and call `then` after it."""
+        self._gate.close("draining")
+
+        def finish() -> None:
+            self._wait_until_nothing_is_held()
+            then()
+
+        self._watch.thread("drain", finish).start()
+
+    def reload(self, path: str | None = None) -> None:
+        """Begin to exchange the model for another: read no more, finish what is held, load, read again.
+
+        `info` says how it goes. If the new model does not load, the old one goes on.
+
+        Args:
+            path: The folder of the checkpoint; by default the one that the settings name, as at a restart.
+
+        Raises:
+            ServiceError: If the worker is loading, reloading or draining.
+        """
+        with self._changing_state:
+            if self.state not in ("reading", "paused"):
+                raise ServiceError(
+                    f"a worker must be reading or paused to reload its model, this one is {self.state}; "
+                    "wait until that is over"
+                )
+            self._gate.close("reloading")
+
+        def exchange() -> None:
+            if self._wait_until_nothing_is_held():
+                self._serving.change_model(self._settings.model if path is None else path)
+            self._gate.open("reloading")
+
+        self._watch.thread("reload", exchange).start()
+
+    @property
+    def state(self) -> str:
+        """What the worker does: loading, reading, paused, reloading or draining."""
+        if self._stopping.is_set() or self._gate.closed_for("draining"):
             return "draining"
         if not self._warm.is_set():
-            return "the model is loading"
+            return "loading"
+        if self._gate.closed_for("reloading"):
+            return "reloading"
+        return "paused" if self._gate.closed_for("paused") else "reading"
+
+    def not_ready(self) -> str | None:
+        """Say why no documents are taken; None if they are."""
+        if self.state != "reading":
+            return "the model is loading" if self.state == "loading" else self.state
         try:
             self._queue.ping()
         except ServiceError as error:
@@ -115,44 +188,36 @@ class Pump:
         return None
 
     def info(self) -> dict[str, Any]:
-        """Say what the worker does, for `celery inspect stats`."""
+        """Say what the worker does, for `celery inspect held` and `celery inspect stats`."""
+        held = self._holdings.documents()
         return {
             "consumer": self.consumer,
+            "state": self.state,
             "device": self._device,
-            "documents_held": len(self._holdings),
+            **self._serving.describe(),
+            "documents_held": len(held),
             "tokens_held": self._holdings.tokens,
+            "oldest_held_seconds": round(time.time() - held[0].read_seconds, 3) if held else 0.0,
             "batch_tokens": self._budget.tokens,
             "metrics_port": self.health.port,
         }
 
-    def _forward(self) -> None:
-        """Load the model, start what feeds it, and run packs until the batcher is closed."""
-        engine = self._load_engine()
-        forwarder = Forwarder(engine, self._budget, self._watch, self._metrics)
-        self._start_feeding(engine)
-        self._warm.set()
-        while pack := self._batcher.take():
-            forwarded = forwarder.run(pack)
-            if forwarded.deferred:
-                self._batcher.put_back(forwarded.deferred)
-            if forwarded.finished:
-                self._committer.put(forwarded.finished)
+    def _report(self) -> Report:
+        model = self._serving.describe()
+        return Report(
+            state=self.state,
+            device=self._device,
+            model=model["model"],
+            revision=model["revision"],
+            batch_tokens=self._budget.tokens,
+            tokens_held=self._holdings.tokens,
+            documents_ended=self._committer.ended,
+        )
 
-    def _load_engine(self) -> Engine:
-        started = time.perf_counter()
-        try:
-            engine = self._load(self._settings)
-            engine.warm_up()
-        except GpnerError as error:
-            self._watch.end_process(str(error), CANNOT_START)
-        logger.info("model %s is warm after %.1f s", engine.model_name, time.perf_counter() - started)
-        self._metrics.model_info.info({"model": engine.model_name, "device": self._device})
-        return engine
-
-    def _start_feeding(self, engine: Engine) -> None:
+    def _start_feeding(self) -> None:
         estimate = TokenEstimate()
         tokenizers = Tokenizers(
-            engine,
+            lambda: self._serving.engine,
             holdings=self._holdings,
             batcher=self._batcher,
             estimate=estimate,
@@ -162,13 +227,14 @@ class Pump:
         intake = Intake(
             self._settings,
             self._queue,
-            labels=engine.labels,
+            current_labels=lambda: self._serving.engine.labels,
             holdings=self._holdings,
             batcher=self._batcher,
             estimate=estimate,
             metrics=self._metrics,
             tokenize=tokenizers.put,
             finish=self._committer.put,
+            gate=self._gate,
             stopping=self._stopping,
         )
         for number in range(self._settings.tokenizer_threads):
@@ -177,6 +243,14 @@ class Pump:
             if not self._stopping.is_set():
                 self._intake_thread = self._watch.thread("intake", intake.run)
                 self._intake_thread.start()
+        self._warm.set()
+
+    def _wait_until_nothing_is_held(self) -> bool:
+        """Once the gate is closed: return whether all that is held came to its end, False if the worker stops first."""
+        while not self._stopping.is_set():
+            if self._gate.wait_until_nobody_reads(CHECK_SECONDS) and self._holdings.wait_until_empty(CHECK_SECONDS):
+                return True
+        return False
 
     def _drain(self, seconds: float) -> None:
         if self._stopping.is_set():
@@ -192,6 +266,7 @@ class Pump:
         _join(self._commit_thread, deadline)
         self._ended.set()
         self._watch.close()
+        _join(self._presence_thread, time.monotonic() + PRESENCE_SECONDS)
         self._leave()
         self.health.close()
 

@@ -26,6 +26,8 @@ SUSPECT_DELIVERIES = 3
 ENTRIES_PER_SCRIPT = 500
 # After how many leases of silence, with nothing pending, a consumer's name is forgotten.
 FORGET_LEASES = 10
+# After how long a silence a worker's last report is forgotten: longer than a restart of Redis or of the worker takes.
+FORGET_REPORT_SECONDS = 60
 # Written as the idle time of a released entry: more than any lease, so that whoever looks next may take it (11 days).
 RELEASED_MILLISECONDS = 10**9
 
@@ -83,7 +85,9 @@ class DocumentQueue:
         self.result_ttl_seconds = settings.result_ttl_seconds
         self.lease_milliseconds = max(1, round(settings.lease_seconds * 1000))
         self._reads = 0
-        names = ("read", "renew", "reclaim", "commit", "release", "forget", "oldest")
+        names = (
+            "read", "renew", "reclaim", "commit", "release", "forget", "oldest", "unfinished", "announce"
+        )  # fmt: skip
         self._scripts = {name: load_script(self.redis, name) for name in names}
 
     def ensure(self) -> None:
@@ -134,7 +138,7 @@ class DocumentQueue:
                 whoever holds many when it is killed cannot tell which one did it, and would bury the innocent too.
         """
         arguments = [self.keys.group, self.consumer, self.lease_milliseconds, count, SUSPECT_DELIVERIES, int(suspects)]
-        taken = self._run("reclaim", self.keys.streams, arguments)
+        taken = self._run("reclaim", (*self.keys.streams, self.keys.clock), arguments)
         return [self._entry(stream, row, deliveries) for stream, row, deliveries in taken]
 
     def commit(self, outcomes: Sequence[Outcome]) -> list[bool]:
@@ -144,7 +148,8 @@ class DocumentQueue:
         Only then are result, reply and dead letter written and the entry deleted.
 
         Returns:
-            For each outcome whether it was the first; False changed nothing.
+            For each outcome whether it was the first, now or in an earlier call whose answer was lost; False changed
+            nothing. (A burial without a result key cannot be told from another worker's, and counts as False then.)
         """
         keys: list[str] = [*self.keys.streams, self.keys.dead]
         buried = sum(outcome.dead is not None for outcome in outcomes)
@@ -173,6 +178,12 @@ class DocumentQueue:
     def leave(self) -> None:
         """Forget this consumer's name where nothing is pending under it. Released entries keep it until taken over."""
         self._forget(self.consumer)
+        with explaining(self.url):
+            self.redis.hdel(self.keys.workers, self.consumer)
+
+    def announce(self, report: str) -> None:
+        """Note what this consumer says of itself, with the time; it is forgotten after a minute of silence."""
+        self._run("announce", [self.keys.workers], [self.consumer, report, FORGET_REPORT_SECONDS * 1000])
 
     def ping(self) -> None:
         """Return if Redis answers."""
@@ -184,9 +195,18 @@ class DocumentQueue:
         with explaining(self.url):
             return {stream: int(self.redis.xlen(stream)) for stream in self.keys.streams}
 
-    def oldest_age_seconds(self) -> float:
-        """How long ago the oldest unfinished document was enqueued; 0 if there is none. By the clock of Redis."""
-        return int(self._run("oldest", self.keys.streams, [])) / 1000
+    def unfinished(self, stream: str) -> tuple[int, int]:
+        """Accepted and unfinished documents of a stream, and those of them that workers hold and keep alive."""
+        unfinished, held = self._run("unfinished", [stream], [self.keys.group, self.lease_milliseconds])
+        return int(unfinished), int(held)
+
+    def oldest_age_seconds(self, *streams: str) -> float:
+        """How long ago the oldest unfinished document was enqueued; 0 if there is none. By the clock of Redis.
+
+        Args:
+            streams: Where to look; all unless given.
+        """
+        return int(self._run("oldest", streams or self.keys.streams, [])) / 1000
 
     def dead_letters(self) -> int:
         """How many dead letters lie there."""

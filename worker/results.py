@@ -32,6 +32,10 @@ class Result(BaseModel):
     status: Literal["done"]
     entities: tuple[Entity, ...] = Field(description="Ordered by start, then longest first, then label.")
     model: str = Field(description="The name of the model that read the document.")
+    revision: str = Field(
+        default="",
+        description="The hash of that model's content: two results of one revision come from the same weights.",
+    )
     tokens: int = Field(description="The document's tokens, each counted once.")
     windows: int = Field(description="In how many contexts it was read.")
     seconds: Seconds
@@ -89,7 +93,13 @@ Answer: TypeAdapter[Result | Failure] = TypeAdapter(Annotated[Result | Failure, 
 
 
 def result_json(
-    document: Document, extraction: Extraction, *, model: str, queued_seconds: float, total_seconds: float
+    document: Document,
+    extraction: Extraction,
+    *,
+    model: str,
+    revision: str,
+    queued_seconds: float,
+    total_seconds: float,
 ) -> bytes:
     """A `Result`, built by hand because it happens for every document (measured: half the time of the model's dump)."""
     result = {
@@ -101,6 +111,7 @@ def result_json(
             for e in extraction.entities
         ],
         "model": model,
+        "revision": revision,
         "tokens": extraction.tokens,
         "windows": extraction.windows,
         "seconds": {"queued": round(queued_seconds, 6), "total": round(total_seconds, 6)},

@@ -10,6 +10,7 @@ import re
 import tempfile
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, Secret, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,12 +19,32 @@ from gpner.errors import ConfigError
 
 ENV_PREFIX = "GPNER_"
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+# The login ends at the last @, in case the password holds one; then host and port and database, or a socket's path.
+_ADDRESS = re.compile(
+    r"(?P<scheme>rediss?://|unix://)(?:(?P<user>[^:/?#@\s]*)(?P<password>:.*)?@)?"
+    r"(?P<place>(?:\[[^]\s]*\]|[^:/?#@\s]*)(?::\d*)?(?:/\d*)?|/[^?#\s]*)(?:\?(?P<query>[^#\s]*))?",
+    re.DOTALL,
+)
+# Options of an address whose values are no secrets.
+_SHOWN_OPTION = re.compile(r"(?:db|ssl_(?!password)[a-z_]+)=.*")
 
 
 def hide_password(url: str) -> str:
-    """The address without its secrets: `redis://user:***@host:6379/0`."""
-    url = re.sub(r"(//[^:/@]*:).*@", r"\1***@", url, flags=re.DOTALL)
-    return re.sub(r"([?&](?:ssl_)?password=)[^&]*", r"\1***", url)
+    """The address without its secrets: `redis://user:***@host:6379/0`. Of what is no address nothing is shown.
+
+    Whatever might belong to a password, because a character of it was not percent-encoded, counts as one.
+    """
+    parts = _ADDRESS.fullmatch(url)
+    if parts is None:
+        return "***"
+    shown = str(parts["scheme"])
+    if parts["user"] is not None:
+        shown += f"{parts['user']}:***@" if parts["password"] else "***@"
+    shown += parts["place"]
+    if parts["query"]:
+        options = parts["query"].split("&")
+        shown += "?" + "&".join(option if _SHOWN_OPTION.fullmatch(option) else "***" for option in options)
+    return shown
 
 
 class RedisUrl(Secret[str]):
@@ -41,7 +62,9 @@ class Settings(BaseSettings):
     redis_url: RedisUrl = Field(
         default=RedisUrl("redis://127.0.0.1:6379/0"),
         description="Where Redis (6.2 or newer) is: `redis://user:password@host:port/database`, `rediss://` for TLS, "
-        "`unix:///path` for a socket. Workers and producers need the same one. The password is never printed.",
+        "`unix:///path` for a socket. Workers and producers need the same one. Special characters of the password are "
+        "percent-encoded; it is never printed. `?ssl_ca_certs=/path` names the CA of a TLS server that the machine "
+        "does not know.",
     )
     namespace: str = Field(
         default="gpner:",
@@ -163,12 +186,28 @@ class Settings(BaseSettings):
         le=65_535,
         description="Their port; 0 takes any free one, which is logged. Two workers on one host need two ports.",
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="`json` logs one JSON object a line: time, level, logger, message, and documents and exception "
+        "where there are any. Neither format ever holds a document's text.",
+    )
 
     @field_validator("redis_url")
     @classmethod
-    def _redis_scheme(cls, url: RedisUrl) -> RedisUrl:
-        if not url.get_secret_value().startswith(REDIS_SCHEMES):
+    def _address_of_redis(cls, url: RedisUrl) -> RedisUrl:
+        address = url.get_secret_value()
+        if not address.startswith(REDIS_SCHEMES):
             raise ValueError(f"must begin with {', '.join(REDIS_SCHEMES)}")
+        if not _is_understood(address):
+            raise ValueError(
+                "must have the form redis://user:password@host:port/database, with the special characters of user and "
+                "password percent-encoded (/ is %2F, @ is %40)"
+            )
+        if "ssl_password=" in address.partition("?")[2]:
+            raise ValueError(
+                "must not hold ssl_password, which `celery inspect stats` would show; "
+                "give ssl_keyfile a key without passphrase that only the worker can read"
+            )
         return url
 
     @model_validator(mode="after")
@@ -200,6 +239,21 @@ def load_settings(**overrides: Any) -> Settings:
         raise ConfigError("; ".join(_explain(dict(detail)) for detail in error.errors())) from None
 
 
+def _is_understood(address: str) -> bool:
+    """Whether every library that reads this address reads the same in it, and none takes a part of the password for
+    the port or the path, which it would then print.
+    """
+    parts = _ADDRESS.fullmatch(address)
+    if parts is None or re.search(r"[/?#\s]", parts["password"] or ""):
+        return False
+    try:
+        split = urlsplit(address)
+        parse_qs(split.query, strict_parsing=bool(split.query))
+        return split.port != 0
+    except ValueError:
+        return False
+
+
 def _did_you_mean(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else "; unset it, or see the list in docs/operations.md"
@@ -210,5 +264,7 @@ def _explain(detail: dict[str, Any]) -> str:
     if not detail["loc"]:
         return str(message)
     message = message.replace("Input should be", "must be").replace("String should match", "must match")
-    given = str(detail["input"])
-    return f"{ENV_PREFIX}{str(detail['loc'][0]).upper()} {message}, was: {hide_password(given)!r}"
+    name, given = str(detail["loc"][0]), str(detail["input"])
+    # An address may stand in the wrong variable too.
+    shown = hide_password(given) if name == "redis_url" or "://" in given else given
+    return f"{ENV_PREFIX}{name.upper()} {message}, was: {shown!r}"

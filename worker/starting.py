@@ -11,11 +11,13 @@ from rich.console import Console
 from gpner.errors import ConfigError
 from gpner.model_folder import read_config
 from worker.health import check_port
+from worker.logs import settings_lines
 from worker.queue import DocumentQueue
 from worker.settings import Settings, load_settings
 
-# Threads of Celery's own pool, for its tasks; documents do not pass through it.
-POOL_THREADS = 4
+# Calls of `gpner.extract` that one worker has under way. Their threads only wait for the queue, so many cost little,
+# and callers with one document a call need many to fill a batch.
+POOL_THREADS = 32
 
 
 def start(console: Console) -> None:
@@ -30,8 +32,8 @@ def start(console: Console) -> None:
     """
     settings = load_settings()
     check(settings)
-    for name, value in settings.model_dump().items():
-        console.print(f"GPNER_{name.upper()}={value}", markup=False, highlight=False)
+    for line in settings_lines(settings):
+        console.print(line, markup=False, highlight=False)
     become_celery()
 
 
@@ -65,10 +67,13 @@ def check_model(path: str) -> None:
 def become_celery() -> None:
     """Run Celery's command in place of ours, under a node name of its own so that two on a host can be told apart."""
     from celery.__main__ import main
+    from celery.exceptions import CPendingDeprecationWarning
     from celery.platforms import SecurityWarning
 
     # Celery warns the superuser of a container because messages might be pickles; here they are JSON and nothing else.
     warnings.simplefilter("ignore", SecurityWarning)
+    # It praises, at every loss of the connection, a setting that cannot work with threads: it would cancel their tasks.
+    warnings.filterwarnings("ignore", "\nIn Celery 5.1", CPendingDeprecationWarning)
     node = f"gpner-{os.getpid()}@%h"
     options = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     sys.argv = ["celery", "--quiet", "-A", "worker.app", "worker", "-P", "threads", "-c", str(POOL_THREADS), "-n", node,

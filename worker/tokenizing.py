@@ -8,9 +8,9 @@ from queue import SimpleQueue
 from gpner.errors import DocumentError
 from worker.batcher import Batcher
 from worker.engine import Engine
-from worker.finished import Failed, FailureReason, Finished, reason_of
 from worker.held import Held, Holdings, TokenEstimate
 from worker.metrics import Metrics
+from worker.outcomes import Failed, FailureReason, Finished, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ class Tokenizers:
     """Work for the tokenizer threads, each of which runs `run`.
 
     Args:
-        engine: Tokenizes; its native code lets other threads work meanwhile.
+        current_engine: Says what tokenizes; its native code lets other threads work meanwhile.
         holdings: Learns what documents really have.
         batcher: Gets them.
         estimate: Learns from them.
@@ -28,7 +28,7 @@ class Tokenizers:
 
     def __init__(
         self,
-        engine: Engine,
+        current_engine: Callable[[], Engine],
         *,
         holdings: Holdings,
         batcher: Batcher,
@@ -36,7 +36,7 @@ class Tokenizers:
         metrics: Metrics,
         finish: Callable[[list[Finished]], None],
     ) -> None:
-        self._engine = engine
+        self._current_engine = current_engine
         self._holdings = holdings
         self._batcher = batcher
         self._estimate = estimate
@@ -57,7 +57,8 @@ class Tokenizers:
     def _tokenize(self, group: Sequence[Held]) -> None:
         started = time.perf_counter()
         try:
-            for held, tokenized in zip(group, self._engine.tokenize([h.document.text for h in group]), strict=True):
+            windows = self._current_engine().tokenize([held.document.text for held in group])
+            for held, tokenized in zip(group, windows, strict=True):
                 held.tokenized = tokenized
         except Exception as error:  # noqa: BLE001 - whatever it is, it is one document's fault
             self._find_culprit(group, error)
@@ -72,8 +73,10 @@ class Tokenizers:
             for held in group:
                 self._tokenize([held])
             return
-        entry = group[0].entry
-        logger.warning("document %s buried: %s while tokenizing", group[0].document.id, type(error).__name__)
+        entry, name = group[0].entry, group[0].document.id
+        logger.warning(
+            "document %s buried: %s while tokenizing", name, type(error).__name__, extra={"documents": [name]}
+        )
         self._batcher.expect(-1)
         reason: FailureReason = "malformed" if isinstance(error, DocumentError) else "engine_error"
         self._finish([Failed(entry, reason, type(error).__name__, reason_of(error))])

@@ -1,9 +1,31 @@
 -- Take over entries that nobody has renewed for a lease. XCLAIM counts it as a delivery. Entries that would be delivered
 -- for the ARGV[5]th time or more are suspected of killing their workers: at most ARGV[6] of them are taken.
--- KEYS: streams. ARGV: group, consumer, lease in milliseconds, count, deliveries of a suspect, most suspects.
+-- KEYS: streams, clock. ARGV: group, consumer, lease in milliseconds, count, deliveries of a suspect, most suspects.
 -- Returns {stream, {id, {field, value, ...}}, deliveries} for each entry.
 local left, suspects = tonumber(ARGV[4]), tonumber(ARGV[6])
 local answer = {}
+local clock = table.remove(KEYS)
+
+-- Redis' clock may be set back. What was renewed before then seems to be renewed in the future, and would belong to its
+-- worker, dead or alive, until the clock is there again. So every lease begins anew.
+local function begin_leases_anew()
+  for _, stream in ipairs(KEYS) do
+    local from = '-'
+    while from do
+      local page = redis.call('XPENDING', stream, ARGV[1], from, '+', 100)
+      for _, pending in ipairs(page) do
+        redis.call('XCLAIM', stream, ARGV[1], pending[2], 0, pending[1], 'JUSTID')
+      end
+      from = page[100] and '(' .. page[100][1]
+    end
+  end
+end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if now < tonumber(redis.call('GET', clock) or 0) - 1000 then
+  begin_leases_anew()
+end
 for _, stream in ipairs(KEYS) do
   -- Before Redis 7.2 a read that finds nothing does not count as a sign of life; this one, of no entry, does.
   redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', 1, 'STREAMS', stream,
@@ -31,4 +53,6 @@ for _, stream in ipairs(KEYS) do
     from = page[100] and '(' .. page[100][1]
   end
 end
+-- After the writes above, for then Redis takes it even when its memory is full.
+redis.call('SET', clock, now, 'EX', 86400)
 return answer

@@ -1,0 +1,143 @@
+"""The worker's log: one line for one thing, as text or JSON, and never a document's text."""
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kombu import Connection
+from redis import Redis
+
+from tests.workers import WorkerProcess, immortal_keys, wait_until
+from worker.connection import connect
+from worker.logs import CelerysWords, JsonFormatter, settings_lines
+from worker.protocol import Keys
+from worker.settings import Settings
+
+KEYS = Keys("test:")
+MARK = "SECRETWORD"
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Redis]:
+    connection = connect(settings.redis_url)
+    connection.flushall()
+    yield connection
+    connection.close()
+    assert immortal_keys(settings) <= {*KEYS.streams, KEYS.dead}
+
+
+def record(message: str, *arguments: Any, logger: str = "worker", **more: Any) -> logging.LogRecord:
+    return logging.getLogger(logger).makeRecord(logger, logging.ERROR, "", 0, message, arguments, None, extra=more)
+
+
+def test_a_record_is_one_json_object_on_one_line() -> None:
+    line = JsonFormatter().format(record("two\nlines of %s", "Zoë", documents=["7", "\u2028"]))
+
+    written = json.loads(line)
+    assert "\n" not in line
+    assert (written["level"], written["logger"], written["message"]) == ("ERROR", "worker", "two\nlines of Zoë")
+    assert written["documents"] == ["7", "\u2028"]
+    assert datetime.fromisoformat(written["time"]).tzinfo == UTC
+    assert "exception" not in written
+
+
+def test_an_exception_is_one_string_of_the_record() -> None:
+    try:
+        raise ValueError("no\nmore")
+    except ValueError:
+        failed = record("failed")
+        failed.exc_info = sys.exc_info()
+
+    exception = json.loads(JsonFormatter().format(failed))["exception"]
+
+    assert exception.startswith("Traceback")
+    assert exception.endswith("ValueError: no\nmore")
+
+
+def test_the_settings_are_lines_of_text_or_one_of_json(settings: Settings) -> None:
+    lines = list(settings_lines(settings))
+    (line,) = settings_lines(settings.model_copy(update={"log_format": "json"}))
+
+    assert "GPNER_FLAT=False" in lines
+    assert json.loads(line)["settings"]["GPNER_FLAT"] is False
+    assert len(json.loads(line)["settings"]) == len(lines) == len(Settings.model_fields)
+
+
+def test_what_a_task_was_given_returned_and_raised_is_not_told() -> None:
+    values = {
+        "id": "1",
+        "name": "x",
+        "exc": f"ValueError('{MARK}')",
+        "args": MARK,
+        "kwargs": MARK,
+        "return_value": MARK,
+    }
+    told = record("%(name)s[%(id)s] %(exc)s %(args)s %(kwargs)s %(return_value)s", values, logger="celery.app.trace")
+    try:
+        raise ValueError(MARK)
+    except ValueError as error:
+        told.exc_info = (type(error), error, error.__traceback__)
+
+    kept = CelerysWords().filter(told)
+
+    line = logging.Formatter().format(told)
+    assert kept
+    assert MARK not in line
+    assert line.startswith("x[1] ValueError")
+    assert line.endswith("ValueError")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_no_documents_text_is_in_the_log(settings: Settings, store: Redis, tmp_path: Path, log_format: str) -> None:
+    with WorkerProcess(settings, "load_capitals", tmp_path / "log", log_format=log_format) as worker:
+        worker.wait_until_ready()
+        spoilt: list[dict[str, str | bytes]] = [
+            {"id": "done", "text": MARK},
+            {"id": "raised", "text": f"{MARK} !raise"},
+            {"id": "untokenizable", "text": f"{MARK} !untokenizable"},
+            {"id": "labelled", "text": MARK, "labels": MARK},
+            {"id": "meta", "text": MARK, "meta": f"{{{MARK}"},
+            {"id": "bytes", "text": MARK.encode() + b"\xff"},
+            {"id": "field", "text": "x", MARK: "x"},
+            {"id": f"{MARK}\n", "text": MARK},
+            {"text": MARK},
+            {"id": "newer", "text": MARK, "v": MARK},
+        ]
+        for fields in spoilt:
+            store.xadd(KEYS.normal, fields)
+        options = {"global_keyprefix": settings.namespace}
+        with Connection(settings.redis_url.get_secret_value(), transport_options=options) as broker:
+            producer = broker.Producer(serializer="json")
+            producer.publish(MARK, routing_key="tasks")
+            task = {"id": "1", "task": "no.such.task", "argsrepr": MARK, "kwargsrepr": MARK}
+            producer.publish([[MARK], {}, {}], headers=task, routing_key="tasks")
+            producer.publish([[MARK], {}, {}], headers={**task, "task": "gpner.extract"}, routing_key="tasks")
+            producer.publish([[[MARK]], {}, {}], headers={**task, "task": "gpner.extract"}, routing_key="tasks")
+            producer.publish(
+                f"{{{MARK}", routing_key="tasks", content_type="application/json", content_encoding="utf-8",
+                serializer=None, headers={**task, "task": "gpner.extract"},
+            )  # fmt: skip
+        wait_until(lambda: store.xlen(KEYS.dead) == 9 and not store.llen("test:tasks"), 15)
+        wait_until(lambda: worker.log.read_text().count("deleted") == 3 and "succeeded" in worker.log.read_text())
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+
+    log = worker.log.read_text()
+    assert MARK not in log
+    assert "a task of an unknown name was deleted: " in log
+    assert "gpner.extract[1] raised expected: DocumentError" in log
+    assert "document raised buried: ValueError" in log
+    if log_format == "json":
+        lines = [json.loads(line) for line in log.splitlines()]
+        assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+        assert [line["documents"] for line in lines if "untokenizable" in line["message"]] == [["untokenizable"]]
+        assert {"celery.worker.consumer.consumer", "celery.app.trace", "worker.forwarding"} <= {
+            line["logger"] for line in lines
+        }

@@ -1,0 +1,279 @@
+"""The Celery lane: calls of `gpner.extract` from other services, through drains, restarts of Redis and a full queue."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from redis import Redis
+
+from gpner.errors import DocumentError
+from tests.consumers import add, done
+from tests.workers import ROOT, DurableRedis, WorkerProcess, immortal_keys, wait_until
+from worker.client import Client
+from worker.connection import connect
+from worker.local_redis import free_port
+from worker.protocol import Keys
+from worker.queue import DocumentQueue
+from worker.settings import RedisUrl, Settings
+from worker.tasks import MAX_DOCUMENTS, Call
+
+KEYS = Keys("test:")
+TEXTS = [f"NUMBER {number} three" for number in range(10)]
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Redis]:
+    """The empty test server; afterwards only streams, and what Celery's transport needs, may live for ever."""
+    connection = connect(settings.redis_url)
+    connection.flushall()
+    yield connection
+    connection.close()
+    assert immortal_keys(settings) <= {*KEYS.streams, KEYS.dead}
+
+
+def call(settings: Settings, documents: object, **options: object) -> str:
+    """Send one task as any Celery app can, and return its id."""
+    with Celery("caller", broker=settings.redis_url.get_secret_value(), set_as_current=False) as app:
+        app.conf.broker_transport_options = {"global_keyprefix": settings.namespace}
+        return str(app.send_task("gpner.extract", [documents], options, queue="tasks").id)
+
+
+def ended(store: Redis, task_id: str) -> Any:
+    """What Celery keeps of a task, once there is something and every message is acknowledged."""
+    key = f"test:celery-task-meta-{task_id}"
+    wait_until(lambda: store.exists(key), 20, "the result of the task")
+    wait_until(lambda: not store.exists("test:unacked", "test:tasks"), what="the acknowledgement")
+    return json.loads(store.get(key) or b"")
+
+
+def done_documents(store: Redis) -> int:
+    return len(list(store.scan_iter(KEYS.result("*"))))
+
+
+@pytest.mark.integration
+def test_answers_come_in_order_under_their_callers_names_and_failures_stand_in_their_place(
+    settings: Settings, store: Redis, tmp_path: Path
+) -> None:
+    store.set(KEYS.result("mine"), b'{"v":1,"id":"mine","status":"failed","error":{"type":"Secret","message":"x"}}', 60)
+    documents = [
+        "ADA in LONDON",
+        {"text": "PARIS", "id": "mine", "meta": {"page": 7}},
+        {"text": "ADA in LONDON", "labels": ["LONG"]},
+        "please !raise",
+    ]
+    with WorkerProcess(settings, "load_capitals", tmp_path / "log") as worker:
+        worker.wait_until_ready()
+        task = call(settings, documents, priority="high")
+        result = ended(store, task)
+
+    answers = result["result"]
+    assert result["status"] == "SUCCESS"
+    assert [[entity["text"] for entity in answer.get("entities", ())] for answer in answers] == [
+        ["ADA", "LONDON"],
+        ["PARIS"],
+        ["LONDON"],
+        [],
+    ]
+    assert [answer["status"] for answer in answers] == ["done", "done", "done", "failed"]
+    assert (answers[1]["id"], answers[1]["meta"]) == ("mine", {"page": 7})
+    assert all(answers[number]["id"].startswith(f"task:{task}:") for number in (0, 2, 3))
+    assert answers[3]["error"]["type"] == "ValueError"
+    assert json.loads(store.get(KEYS.result("mine")) or b"")["error"]["type"] == "Secret"
+    assert "PARIS" not in worker.log.read_text()
+
+
+@pytest.mark.integration
+def test_a_call_that_breaks_a_rule_fails_at_once_and_says_which(
+    settings: Settings, store: Redis, tmp_path: Path
+) -> None:
+    with WorkerProcess(settings, "load_capitals", tmp_path / "log") as worker:
+        worker.wait_until_ready()
+        too_many = ended(store, call(settings, ["text"] * (MAX_DOCUMENTS + 1)))
+        malformed = ended(store, call(settings, ["good", {"text": "x", "lables": ["WORD"]}]))
+
+    for result in (too_many, malformed):
+        assert (result["status"], result["result"]["exc_type"]) == ("FAILURE", "DocumentError")
+    assert too_many["result"]["exc_message"] == ["documents must be a list of at most 64, was: 65; make several calls"]
+    assert malformed["result"]["exc_message"] == [
+        "of the documents, counted from 0, number 1: it must be a text, or an object of text, id, meta, labels, "
+        "was: 'text, lables'"
+    ]
+    assert done_documents(store) == 0
+
+
+@pytest.mark.integration
+def test_a_chain_through_three_services(settings: Settings, store: Redis, tmp_path: Path) -> None:
+    variables = {"OTHER_REDIS_URL": settings.redis_url.get_secret_value(), "OTHER_PREFIX": settings.namespace}
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **variables}
+    other = [sys.executable, "-m", "celery", "-A", "tests.other_service", "worker", "-P", "solo", "-Q", "other"]
+    with (
+        WorkerProcess(settings, "load_capitals", tmp_path / "log"),
+        (tmp_path / "other").open("wb") as log,
+        subprocess.Popen(other, env=environment, cwd=tmp_path, stdout=log, stderr=log) as service,
+    ):
+        chain = [sys.executable, "-m", "tests.other_service"]
+        ran = subprocess.run(chain, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        service.terminate()
+        service.wait(20)
+
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == [["ADA", "LONDON"], [], ["PARIS", "ROME"]]
+
+
+@pytest.mark.integration
+def test_a_draining_worker_hands_its_calls_to_others_who_go_on_where_it_stopped(
+    settings: Settings, store: Redis, tmp_path: Path
+) -> None:
+    options = {"max_batch_tokens": 5, "max_held_tokens": 40}
+    with WorkerProcess(settings, "load_slow", tmp_path / "one", **options) as one:
+        one.wait_until_ready()
+        task = call(settings, TEXTS * 6)
+        wait_until(lambda: done_documents(store) > 3)
+
+        with Celery("operator", broker=settings.redis_url.get_secret_value(), set_as_current=False) as app:
+            app.conf.broker_transport_options = {"global_keyprefix": settings.namespace}
+            app.control.shutdown()
+
+        assert one.wait() == 0
+        done_before, left = done_documents(store), store.xlen(KEYS.normal)
+        waiting = store.llen("test:tasks"), store.hlen("test:unacked")
+    with WorkerProcess(settings, "load_capitals", tmp_path / "two") as two:
+        result = ended(store, task)
+        finished = two.metric("gpner_documents_total", outcome="done")
+
+    assert waiting == (1, 0)
+    assert 0 < left < 60
+    assert finished == left == 60 - done_before
+    assert [answer["entities"][0]["text"] for answer in result["result"]] == ["NUMBER"] * 60
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_calls_in_flight_survive_redis_stopped_and_killed(
+    settings: Settings, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    server = DurableRedis(tmp_path, free_port())
+    server.start()
+    request.addfinalizer(server.kill)
+    durable = settings.model_copy(update={"redis_url": RedisUrl(server.url)})
+    options = {"max_batch_tokens": 5, "max_held_tokens": 40}
+    with (
+        connect(durable.redis_url) as store,
+        WorkerProcess(durable, "load_slow", tmp_path / "log", **options) as worker,
+    ):
+        worker.wait_until_ready()
+        tasks = [call(durable, TEXTS * 6) for _ in range(5)]
+        for connected, number in enumerate((signal.SIGTERM, signal.SIGKILL), start=1):
+            wait_until(lambda connected=connected: worker.log.read_text().count("Connected to") == connected)
+            wait_until(lambda connected=connected: done_documents(store) > 25 * connected)
+            server.stop(number)
+            wait_until(lambda: worker.get("/readyz")[0] == 503)
+            server.start()
+            wait_until(lambda: worker.get("/readyz")[0] == 200)
+        results = [ended(store, task) for task in tasks]
+        finished_documents = worker.metric("gpner_documents_total", outcome="done")
+
+        worker.signal(signal.SIGTERM)
+        code = worker.wait()
+
+    assert code == 0
+    for result in results:
+        assert [answer["entities"][0]["text"] for answer in result["result"]] == ["NUMBER"] * 60
+    assert finished_documents == 300
+    assert "Traceback" not in worker.log.read_text()
+
+
+@pytest.mark.integration
+def test_a_call_larger_than_the_queue_goes_through_it_in_parts(
+    settings: Settings, store: Redis, tmp_path: Path
+) -> None:
+    with WorkerProcess(settings, "load_capitals", tmp_path / "log", max_queued_documents=4) as worker:
+        worker.wait_until_ready()
+        result = ended(store, call(settings, TEXTS))
+        finished = worker.metric("gpner_documents_total", outcome="done")
+
+    assert [answer["status"] for answer in result["result"]] == ["done"] * 10
+    assert finished == 10
+
+
+def test_a_call_that_comes_again_enqueues_nothing_again_and_finds_what_is_done(
+    settings: Settings, queue: DocumentQueue
+) -> None:
+    with Client(settings) as client:
+        first = Call(client, "1", TEXTS, "normal").wait(0.1, lambda: False)
+        again = Call(client, "1", TEXTS, "normal").wait(0.1, lambda: False)
+        held = queue.read(100, 0)
+        queue.commit([done(queue, entry) for entry in held])
+        at_last = Call(client, "1", TEXTS, "normal").wait(5, lambda: False)
+
+    assert first is again is None
+    assert at_last is not None
+    assert [answer["id"] for answer in at_last] == [entry.fields[b"id"].decode() for entry in held]
+    assert len(held) == len(TEXTS)
+
+
+def test_another_call_under_the_same_task_id_gets_no_answers_of_the_first(
+    settings: Settings, queue: DocumentQueue
+) -> None:
+    with Client(settings) as client:
+        Call(client, "1", ["first"], "normal").wait(0.1, lambda: False)
+        queue.commit([done(queue, entry) for entry in queue.read(1, 0)])
+
+        other = Call(client, "1", ["second"], "normal").wait(0.1, lambda: False)
+
+    assert other is None
+    assert [entry.fields[b"text"] for entry in queue.read(10, 0)] == [b"second"]
+
+
+def test_a_call_that_is_to_end_waits_no_longer(settings: Settings, queue: DocumentQueue) -> None:
+    with Client(settings) as client:
+        assert Call(client, "1", ["text"], "normal").wait(3600, lambda: bool(queue.depth()[KEYS.normal])) is None
+
+
+def test_a_call_waits_while_redis_is_away(settings: Settings) -> None:
+    away = settings.model_copy(update={"redis_url": RedisUrl("redis://127.0.0.1:1/0")})
+    with Client(away) as client:
+        assert Call(client, "1", ["text"], "normal").wait(0.5, lambda: False) is None
+
+
+def test_a_full_queue_is_waited_for(settings: Settings, queue: DocumentQueue, redis: Redis) -> None:
+    add(queue, 3)
+    with Client(settings.model_copy(update={"max_queued_documents": 3})) as client:
+        assert Call(client, "1", ["text"], "normal").wait(0.5, lambda: False) is None
+
+    assert redis.xlen(KEYS.normal) == 3
+
+
+def test_no_documents_have_no_answers(settings: Settings, queue: DocumentQueue) -> None:
+    with Client(settings) as client:
+        assert Call(client, "1", [], "normal").wait(5, lambda: False) == []
+
+
+@pytest.mark.parametrize(
+    ("documents", "priority", "expected"),
+    [
+        ("a text", "normal", "must be a list of at most 64, was: str"),
+        ([3], "normal", "number 0: it must be a text, or an object of text, id, meta, labels, was: 'int'"),
+        ([{"id": "1"}], "normal", "number 0: it must be a text, or an object"),
+        (["good", {"text": 1}], "normal", "number 1: text must be a string"),
+        ([{"text": "x", "id": "a\nb"}], "normal", "number 0: id must have 1 to 256 characters"),
+        ([{"text": "x", "labels": []}], "normal", "number 0: labels must be names"),
+        (["long enough"], "normal", "number 0: text must have at most 10 characters"),
+        (["x"], "urgent", "priority must be high, normal or bulk, was: 'urgent'"),
+        (["x"], ["high"], "priority must be high, normal or bulk"),
+    ],
+)
+def test_what_is_wrong_with_a_call_is_named(
+    settings: Settings, documents: object, priority: object, expected: str
+) -> None:
+    with (
+        Client(settings.model_copy(update={"max_document_characters": 10})) as client,
+        pytest.raises(DocumentError, match=expected),
+    ):
+        Call(client, "1", documents, priority)
