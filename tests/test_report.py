@@ -2,13 +2,12 @@
 
 import random
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from gpner.entities import Entity, Extraction
 from gpner.errors import ConfigError
@@ -16,58 +15,21 @@ from gpner.evaluation import Evaluation, evaluate_extractions
 from gpner.evaluation.pairing import EntitySpan
 from gpner.examples import Example
 from gpner.report import write_report
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# No sandbox, as containers forbid it; nothing but our own page is opened. The rest keeps the browser from the network.
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from tests.page_fixtures import OpenPage
 
 # An example and what was found in it.
 Document = tuple[Example, Extraction]
 Show = Callable[..., Page]
 
 
-@pytest.fixture(scope="module")
-def tab() -> Iterator[Page]:
-    """One tab for all tests; opening one takes longer than most of them."""
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
-        pytest.skip(f"needs one of {', '.join(BROWSERS)}")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        yield browser.new_page()
-        browser.close()
-
-
 @pytest.fixture
-def show(tab: Page, tmp_path: Path) -> Iterator[Show]:
-    """Open the page of some documents; the browser must not complain, nor ask for anything but the page."""
-    complaints: list[str] = []
-    path = tmp_path / "page.html"
-    listeners: dict[str, Callable[[Any], None]] = {
-        "console": lambda message: complaints.append(message.text),
-        "pageerror": lambda error: complaints.append(str(error)),
-        "request": lambda request: complaints.append(request.url) if request.url != path.as_uri() else None,
-        "dialog": lambda dialog: complaints.append(dialog.accept() or dialog.message),
-    }
+def show(open_page: OpenPage, tmp_path: Path) -> Show:
+    """Open the page of some documents."""
 
-    def open_page(*documents: Document, model_name: str = "a-model") -> Page:
-        write(path, *documents, model_name=model_name)
-        tab.goto(path.as_uri())
-        return tab
+    def show_documents(*documents: Document, model_name: str = "a-model") -> Page:
+        return open_page(write(tmp_path / "page.html", *documents, model_name=model_name))
 
-    for event, listener in listeners.items():
-        tab.on(event, listener)
-    yield open_page
-    for event, listener in listeners.items():
-        tab.remove_listener(event, listener)
-    assert complaints == []
+    return show_documents
 
 
 def document(identity: str, text: str, gold: list[EntitySpan], found: list[EntitySpan]) -> Document:
@@ -306,6 +268,88 @@ def test_a_document_of_sixty_thousand_characters_opens_and_is_stepped_through(sh
     assert page.evaluate("document.activeElement.getBoundingClientRect().top < innerHeight")
 
 
+def test_fifty_thousand_overlapping_spans_open_and_say_what_is_not_drawn(show):
+    text = "Ada Lovelace wrote to Charles Babbage in London . " * 1000
+    found = [
+        (start, min(len(text), start + length), "X") for length in (1, 9, 25, 400, 8000) for start in range(10_000)
+    ]
+
+    page = show(document("everywhere", text, [], found))
+    tracks = [track for track in range(20) if page.locator(f'#text [data-track="{track}"]').count()]
+    undrawn, _, note = page.locator("#undrawn").inner_text().partition(" ")
+    drawn = page.locator("#step").inner_text().removesuffix(" errors")
+
+    assert tracks == list(range(12))
+    assert note == "spans are not drawn: more than 12 lie in one place. Filter to see others."
+    assert int(undrawn.replace(",", "")) + int(drawn.replace(",", "")) == len(found) == 50_000
+    page.keyboard.press("k")
+    assert page.locator("#step").inner_text() == f"{drawn} of {drawn} errors"
+    assert page.locator("*").count() < 200_000
+
+
+def test_a_long_text_is_drawn_in_parts_that_end_with_a_blank_and_lose_nothing(show):
+    text = "Ada met Grace 𝒢 . " * 15_000
+    gold = [(start, start + 3, "PER") for start in range(0, len(text), 1800)]
+    page = show(document("long", text, gold, []))
+    names, parts = [], []
+
+    while True:
+        names.append(page.locator("#part").inner_text().split(",")[0])
+        parts.append(page.locator("#text").text_content())
+        if page.locator("#next-part").is_disabled():
+            break
+        page.locator("#next-part").click()
+
+    assert names == ["part 1 of 3", "part 2 of 3", "part 3 of 3"]
+    assert "".join(parts) == text
+    assert all(part.endswith(" ") for part in parts)
+
+
+def test_steps_lead_through_the_parts_of_a_long_text(show):
+    text = "Ada met Grace . " * 20_000
+    page = show(document("long", text, [(0, 3, "PER"), (99_990, 100_100, "LOC"), (300_000, 300_003, "PER")], []))
+    visited = []
+
+    for _ in range(3):
+        page.keyboard.press("j")
+        tag = page.evaluate("document.activeElement.dataset.tag")
+        visited.append((tag, page.locator("#part").inner_text().split(",")[0], page.locator("#step").inner_text()))
+
+    assert visited == [
+        ("−PER", "part 1 of 4", "1 of 3 errors"),
+        ("−LOC", "part 2 of 4", "2 of 3 errors"),
+        ("−PER", "part 4 of 4", "3 of 3 errors"),
+    ]
+
+
+def test_unseen_characters_are_shown_by_their_codes_and_turn_no_text_around(show):
+    text = "abc\u202edef\u200b ghi"
+    page = show(document("\u2066id", text, [(0, 7, "X")], []))
+
+    lefts = page.locator("#text").evaluate(
+        """(node) => {
+            const walker = document.createTreeWalker(node, NodeFilter.SHOW_TEXT);
+            const lefts = {};
+            for (let text = walker.nextNode(); text; text = walker.nextNode()) {
+                [...text.data].forEach((letter, index) => {
+                    const range = document.createRange();
+                    range.setStart(text, index);
+                    range.setEnd(text, index + 1);
+                    if (/[a-i]/.test(letter)) lefts[letter] = range.getBoundingClientRect().left;
+                });
+            }
+            return lefts;
+        }"""
+    )
+
+    assert sorted(lefts, key=lefts.get) == list("abcdefghi")
+    codes = page.locator("#text .unseen, #document-id .unseen").evaluate_all(
+        "(all) => all.map((one) => one.dataset.codes)"
+    )
+    assert sorted(codes) == ["U+200B", "U+202E", "U+2066"]
+    assert page.locator("#text").text_content() == text
+
+
 def test_a_corpus_without_entities_has_a_page_too(show):
     page = show(document("blank", "", [], []))
 
@@ -346,5 +390,5 @@ def test_the_page_is_about_as_large_as_its_texts(tmp_path):
 
 
 def test_a_page_that_cannot_be_written_is_one_clear_error(tmp_path):
-    with pytest.raises(ConfigError, match=r"the report must be a file that can be written, .*missing/page.html cannot"):
+    with pytest.raises(ConfigError, match=r"the page must be a file that can be written, .*missing/page.html cannot"):
         write(tmp_path / "missing" / "page.html", ONE_OF_EACH)

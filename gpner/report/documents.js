@@ -1,95 +1,56 @@
-// The list of documents, its filters, and the way from error to error. marks.js draws the chosen document.
+// The list of documents, and the way from step to step: from error to error, or from entity to entity. marks.js draws
+// the chosen document. What a page reads, lists and steps through is in its `page`, which its own scripts define.
 
 // More rows than anyone reads; sorting and filtering bring the others up.
 const MOST_ROWS = 500;
-const GLYPHS = { correct: "", "wrong label": "×", "wrong boundary": "↔", missed: "−", spurious: "+" };
-const MEANINGS = {
-  correct: "start, end and label are right",
-  "wrong label": "start and end are right, the label is not",
-  "wrong boundary": "a found entity overlaps a gold one of its label",
-  missed: "a gold entity, nothing like it was found",
-  spurious: "a found entity, nothing like it is gold",
-};
 const STEPS = { j: 1, ArrowRight: 1, k: -1, ArrowLeft: -1 };
 
-const entries = data.documents.map(readDocument);
+let entries = [];
 const view = {
   // What the reader chose.
-  document: null, kinds: new Set(KINDS), label: null, sort: "errors", descending: true,
-  // What follows from it: the listed documents; of the chosen one its marks, its errors and which of them was visited.
-  rows: [], marks: [], steps: [], current: -1,
+  document: null, label: null, sort: null, descending: true,
+  // What follows from it: the listed documents; of the chosen one its characters, marks, hits of a search (null without
+  // one), the parts that it is drawn in, the one that is drawn, its steps and which of them was visited.
+  rows: [], units: [], marks: [], hits: null, parts: [], part: 0, steps: [], current: -1,
 };
-const columns = [
-  { key: "document", value: (entry) => -entry.order },
-  { key: "length", value: (entry) => entry.length },
-  { key: "errors", value: (entry) => entry.errors },
-  { key: "F1", value: (entry) => entry.f1 ?? 2 }, // without entities: after all that have a score
-];
 
-function readDocument({ id, length, text, pairs: rows }, order) {
-  const pairs = rows.map(([kind, gold, found, score]) => (
-    { kind: KINDS[kind], gold: readSpan(gold), found: readSpan(KINDS[kind] === "correct" ? gold : found), score }
-  ));
-  const correct = pairs.filter(({ kind }) => kind === "correct").length;
-  const total = pairs.filter(({ gold }) => gold).length + pairs.filter(({ found }) => found).length;
-  return { id, length, text, order, pairs, f1: total ? (2 * correct) / total : null };
-}
-
-function readSpan(span) {
-  return span ? { start: span[0], end: span[1], label: data.labels[span[2]] } : null;
-}
-
-function shownPairs(entry) {
-  const hasLabel = (span) => span?.label === view.label;
-  return entry.pairs.filter((pair) => (
-    view.kinds.has(pair.kind) && (view.label === null || hasLabel(pair.gold) || hasLabel(pair.found))
-  ));
-}
-
-function isError(pair) {
-  return pair.kind !== "correct";
-}
-
-function drawFilters() {
-  for (const kind of KINDS) {
-    const box = make("input", { type: "checkbox", checked: "", value: kind });
-    box.addEventListener("change", () => {
-      if (box.checked) view.kinds.add(kind);
-      else view.kinds.delete(kind);
-      refresh();
-    });
-    const swatch = make("span", { class: `swatch ${slug(kind)}`, "aria-hidden": "true" });
-    const name = make("span", {}, `${GLYPHS[kind]} ${kind}`.trim());
-    const count = make("span", { class: "count" }, figure(scores.kinds[kind]));
-    $("kinds").append(make("label", { class: "kind", title: MEANINGS[kind] }, box, swatch, name, count));
-  }
+function start() {
+  entries = data.documents.map(page.read);
+  view.sort = page.columns.find(({ isFirst }) => isFirst).key;
   $("label").append(make("option", {}, "all labels"), ...data.labels.map((label) => make("option", {}, label)));
+  refresh();
+  choose(view.rows[0] ?? null);
+  listenToText();
+  listenForSteps();
+}
+
+function listenToLabel(onChange) {
   $("label").addEventListener("change", () => {
     view.label = data.labels[$("label").selectedIndex - 1] ?? null;
-    refresh();
+    onChange();
   });
 }
 
 function refresh() {
   for (const entry of entries) {
-    const shown = shownPairs(entry);
-    entry.isListed = shown.length > 0 || (view.label === null && view.kinds.size === KINDS.length);
-    entry.errors = shown.filter(isError).length;
+    const findings = page.findings(entry);
+    entry.steps = page.countSteps(entry, findings);
+    entry.isListed = page.isListed(entry, findings);
   }
   drawList();
   drawChosen();
 }
 
 function drawList() {
-  const { value } = columns.find(({ key }) => key === view.sort);
+  const { value } = page.columns.find(({ key }) => key === view.sort);
   const sign = view.descending ? -1 : 1;
   view.rows = entries.filter((entry) => entry.isListed);
   view.rows.sort((left, right) => sign * (value(left) - value(right)) || left.order - right.order);
-  $("list").querySelector("thead tr").replaceChildren(...columns.map(headCell));
+  $("list").querySelector("thead tr").replaceChildren(...page.columns.map(headCell));
   $("list").querySelector("tbody").replaceChildren(...view.rows.slice(0, MOST_ROWS).map(bodyRow));
   const rest = view.rows.length - MOST_ROWS;
   const more = rest > 0 ? `and ${figure(rest)} more` : "";
-  $("unlisted").textContent = view.rows.length ? more : "No document has such a span.";
+  $("unlisted").textContent = view.rows.length ? more : page.none;
 }
 
 function headCell({ key }) {
@@ -106,8 +67,8 @@ function headCell({ key }) {
 }
 
 function bodyRow(entry) {
-  const button = make("button", { type: "button", dir: "auto", title: entry.id }, entry.id);
-  const cells = [figure(entry.length), figure(entry.errors), rate(entry.f1)].map((cell) => make("td", {}, cell));
+  const button = make("button", { type: "button", dir: "auto", title: entry.id }, plain(entry.id));
+  const cells = page.columns.slice(1).map(({ text }) => make("td", {}, text(entry)));
   const row = make("tr", {}, make("td", {}, button), ...cells);
   if (entry === view.document) row.setAttribute("aria-current", "true");
   row.addEventListener("click", () => choose(entry));
@@ -124,31 +85,29 @@ function choose(entry) {
 
 function drawChosen() {
   if (!view.document) return;
-  const shown = shownPairs(view.document);
+  $("document-id").replaceChildren(plain(view.document.id));
+  drawText(view.document.text, page.findings(view.document), page.hits(view.document));
   view.current = -1;
-  view.steps = shown.filter(isError);
-  $("document-id").textContent = view.document.id;
-  drawText(view.document.text, shown);
   drawStep();
 }
 
 function drawStep() {
   const at = view.current < 0 ? "" : `${figure(view.current + 1)} of `;
-  $("step").textContent = `${at}${figure(view.steps.length)} ${view.steps.length === 1 ? "error" : "errors"}`;
+  $("step").textContent = `${at}${figure(view.steps.length)} ${page.nameSteps(view.steps.length)}`;
 }
 
-// Past the last error, the next listed document that has one is opened.
+// Past the last step, the next listed document that has one is opened.
 function step(by) {
   let next = view.current < 0 && by < 0 ? view.steps.length - 1 : view.current + by;
   if (next < 0 || next >= view.steps.length) {
     const position = view.rows.indexOf(view.document);
     const ahead = by > 0 ? view.rows.slice(position + 1) : view.rows.slice(0, Math.max(position, 0)).reverse();
-    const other = ahead.find((entry) => entry.errors);
+    const other = ahead.find((entry) => entry.steps);
     if (!other) return;
     choose(other);
     next = by > 0 ? 0 : view.steps.length - 1;
   }
-  focusPair(view.steps[next]);
+  goTo(view.steps[next]);
 }
 
 function listenForSteps() {
@@ -157,6 +116,10 @@ function listenForSteps() {
     if (event.key in STEPS) step(STEPS[event.key]);
     if (event.key === "Escape") hideDetail();
   });
-  $("next").addEventListener("click", () => step(1));
-  $("previous").addEventListener("click", () => step(-1));
+  for (const [id, by, word, keys] of [["next", 1, "Next", "j or right"], ["previous", -1, "Previous", "k or left"]]) {
+    $(id).setAttribute("title", `${word} ${page.nameSteps(1)} (${keys} arrow)`);
+    $(id).addEventListener("click", () => step(by));
+  }
+  $("next-part").addEventListener("click", () => drawPart(view.part + 1));
+  $("previous-part").addEventListener("click", () => drawPart(view.part - 1));
 }

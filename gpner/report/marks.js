@@ -1,59 +1,149 @@
-// The chosen document with its spans. Only that one is in the page: a corpus may be large.
+// The chosen document with its spans. Only that one is in the page, and of a long one only a part: a corpus may be large,
+// and so may one text, or the number of spans that a bad model finds in it.
+
+// Spans that overlap in one place and are drawn; more lines under a text cannot be told apart.
+const MOST_TRACKS = 12;
+// What a browser lays out in well under a second: of one part, and the spans that begin in it.
+const MOST_CHARACTERS = 100000;
+const MOST_MARKS = 2500;
+// How far back from where it is full a part may end, to end with a blank.
+const MOST_BACK = 200;
 
 // Offsets count code points, JavaScript strings count UTF-16 units: entry i of the result is where character i begins.
 function unitOffsets(text) {
-  const offsets = [0];
-  for (const character of text) offsets.push(offsets[offsets.length - 1] + character.length);
-  return offsets;
-}
-
-// A correct pair is one mark, one with two different spans is two.
-function marksOf(pairs) {
-  const marks = pairs.flatMap((pair) => {
-    const gold = { ...pair.gold, pair, side: "gold" };
-    const found = { ...pair.found, pair, side: "found" };
-    return pair.kind === "correct" || !pair.gold ? [found] : pair.found ? [gold, found] : [gold];
-  });
-  return marks.map((mark, number) => ({ ...mark, number }));
-}
-
-// Cut a text wherever a span starts or ends, so that crossing spans need no common tree. A span keeps its track in all
-// its pieces; shorter spans are nearer to the text.
-function cut(length, marks) {
-  const borders = [...new Set([0, length, ...marks.flatMap(({ start, end }) => [start, end])])].sort((a, b) => a - b);
-  const indices = new Map(borders.map((border, index) => [border, index]));
-  const pieces = borders.slice(1).map((end, index) => ({ start: borders[index], end, tracks: [] }));
-  const byLength = [...marks].sort((a, b) => a.end - a.start - (b.end - b.start) || a.number - b.number);
-  for (const mark of byLength) {
-    const covered = pieces.slice(indices.get(mark.start), indices.get(mark.end));
-    let track = 0;
-    while (covered.some((piece) => piece.tracks[track])) track += 1;
-    for (const piece of covered) piece.tracks[track] = mark;
+  const offsets = new Uint32Array(text.length + 1);
+  let characters = 0;
+  for (const character of text) {
+    offsets[characters + 1] = offsets[characters] + character.length;
+    characters += 1;
   }
+  return offsets.subarray(0, characters + 1);
+}
+
+// The first place in a sorted list from which on something holds.
+function firstWhere(list, holds) {
+  let low = 0;
+  let high = list.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (holds(list[middle])) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
+
+// A span keeps its track in all its pieces; shorter spans are nearer to the text. Where more spans overlap than there
+// are tracks, the longest get none (-1).
+function assignTracks(marks) {
+  const tracks = Array.from({ length: MOST_TRACKS }, () => []);
+  const byLength = [...marks].sort((a, b) => a.end - a.start - (b.end - b.start) || a.number - b.number);
+  for (const mark of byLength) mark.track = tracks.findIndex((track) => place(mark, track));
+}
+
+// The marks of a track are in order and apart; one that fits between them is put there.
+function place(mark, track) {
+  const at = firstWhere(track, ({ end }) => end > mark.start);
+  if (at < track.length && track[at].start < mark.end) return false;
+  track.splice(at, 0, mark);
+  return true;
+}
+
+function cutIntoParts(text, units, marks) {
+  const starts = marks.map((mark) => mark.start).sort((a, b) => a - b);
+  const length = units.length - 1;
+  const parts = [];
+  let start = 0;
+  do {
+    const tooMany = starts[firstWhere(starts, (other) => other >= start) + MOST_MARKS] ?? length;
+    const full = Math.min(length, start + MOST_CHARACTERS, Math.max(tooMany, start + 1));
+    const end = full < length ? lastBlank(text, units, start, full) : length;
+    parts.push({ start, end });
+    start = end;
+  } while (start < length);
+  return parts;
+}
+
+function lastBlank(text, units, start, full) {
+  for (let end = full; end > Math.max(start, full - MOST_BACK); end -= 1) {
+    if (/\s/u.test(text[units[end] - 1])) return end;
+  }
+  return full;
+}
+
+function drawText(text, findings, hits) {
+  view.units = unitOffsets(text);
+  const marks = findings.flatMap((finding) => page.marks(finding).map((mark) => ({ ...mark, finding })));
+  marks.forEach((mark, number) => { mark.number = number; });
+  assignTracks(marks);
+  view.marks = marks;
+  view.hits = hits;
+  const drawn = marks.filter(({ track }) => track >= 0);
+  view.parts = cutIntoParts(text, view.units, drawn);
+  view.steps = hits ? hits.map(stepOfHit) : stepsOf(drawn);
+  const undrawn = marks.length - drawn.length;
+  const lines = `${figure(undrawn)} spans are not drawn: more than ${MOST_TRACKS} lie in one place. Filter to see others.`;
+  $("undrawn").textContent = undrawn ? lines : "";
+  drawPart(0);
+}
+
+function stepOfHit({ start }, number) {
+  return { at: start, name: "hit", number };
+}
+
+// A finding's first mark is its step.
+function stepsOf(marks) {
+  const firsts = new Map(marks.toReversed().map((mark) => [mark.finding, mark]));
+  const steps = [...firsts.values()].filter(({ finding }) => page.isStep(finding));
+  return steps.sort((a, b) => a.number - b.number).map(({ end, number }) => ({ at: end - 1, name: "of", number }));
+}
+
+function drawPart(index) {
+  hideDetail();
+  view.part = index;
+  const part = view.parts[index];
+  const fragment = document.createDocumentFragment();
+  for (const piece of cutIntoPieces(part, view.marks.filter(({ track }) => track >= 0), view.hits ?? [])) {
+    fragment.append(...drawPiece(view.document.text, piece));
+  }
+  $("text").replaceChildren(fragment);
+  $("text").querySelector("[data-of], [data-hit]")?.setAttribute("tabindex", 0);
+  $("parts").hidden = view.parts.length === 1;
+  const characters = `characters ${figure(part.start)}–${figure(part.end)}`;
+  $("part").textContent = `part ${figure(index + 1)} of ${figure(view.parts.length)}, ${characters}`;
+  $("previous-part").disabled = index === 0;
+  $("next-part").disabled = index === view.parts.length - 1;
+}
+
+// Cut a part wherever a span or a hit starts or ends, so that crossing spans need no common tree.
+function cutIntoPieces(part, marks, hits) {
+  const lies = ({ start, end }) => start < part.end && end > part.start;
+  const clip = (place) => Math.min(Math.max(place, part.start), part.end);
+  const here = marks.filter(lies);
+  const hitsHere = hits.map((hit, number) => ({ ...hit, number })).filter(lies);
+  const places = [...here, ...hitsHere].flatMap(({ start, end }) => [clip(start), clip(end)]);
+  const borders = [...new Set([part.start, part.end, ...places])].sort((a, b) => a - b);
+  const indices = new Map(borders.map((border, index) => [border, index]));
+  const pieces = borders.slice(1).map((end, index) => ({ start: borders[index], end, tracks: [], hit: null }));
+  const covered = ({ start, end }) => pieces.slice(indices.get(clip(start)), indices.get(clip(end)));
+  for (const mark of here) for (const piece of covered(mark)) piece.tracks[mark.track] = mark;
+  for (const hit of hitsHere) for (const piece of covered(hit)) piece.hit = hit.number;
   return pieces;
 }
 
-function drawText(text, pairs) {
-  hideDetail();
-  const units = unitOffsets(text);
-  view.marks = marksOf(pairs);
-  const fragment = document.createDocumentFragment();
-  for (const { start, end, tracks } of cut(units.length - 1, view.marks)) {
-    const tags = tracks.filter((mark) => mark.end === end).map(makeTag);
-    const onward = tracks.map((mark) => (mark.end > end ? mark : undefined));
-    const piece = document.createTextNode(text.slice(units[start], units[end]));
-    fragment.append(underline(piece, tracks), ...tags.map((tag) => underline(tag, onward)));
-  }
-  $("text").replaceChildren(fragment);
-  $("text").querySelector(".tag:not(.correct)")?.setAttribute("tabindex", 0);
+// The text of a piece with the lines under it, and the tags of the spans that end with it.
+function drawPiece(text, { start, end, tracks, hit }) {
+  const words = plain(text.slice(view.units[start], view.units[end]));
+  const shown = hit === null ? words : make("mark", { "data-hit": hit, tabindex: -1 }, words);
+  const onward = tracks.map((mark) => (mark.end > end ? mark : undefined));
+  const tags = tracks.filter((mark) => mark.end === end).map(makeTag);
+  return [underline(shown, tracks), ...tags.map((tag) => underline(tag, onward))];
 }
 
 function underline(node, tracks) {
   let lined = node;
   tracks.forEach((mark, track) => {
     if (!mark) return;
-    const kind = slug(mark.pair.kind);
-    lined = make("span", { class: `line ${kind} ${mark.side}`, "data-mark": mark.number, "data-track": track }, lined);
+    lined = make("span", { class: `line ${mark.kind}`, "data-mark": mark.number, "data-track": track }, lined);
     lined.style.setProperty("--track", track);
   });
   if (lined !== node) lined.style.setProperty("--depth", tracks.length);
@@ -63,29 +153,21 @@ function underline(node, tracks) {
 // The tag's words are generated content: they are neither selected nor copied with the text.
 function makeTag(mark) {
   return make("span", {
-    class: `tag ${slug(mark.pair.kind)} ${mark.side}`, role: "note", tabindex: -1, "data-of": mark.number,
-    "data-tag": `${GLYPHS[mark.pair.kind]}${mark.label}`, "aria-label": describe(mark.pair).join(", "),
+    class: `tag ${mark.kind}`, role: "note", tabindex: -1, "data-of": mark.number, "data-tag": mark.tag,
+    "aria-label": page.describe(mark.finding).join(", "),
   });
 }
 
-function describe({ kind, gold, found, score }) {
-  const words = [kind];
-  const place = ({ start, end, label }) => `${label} at ${start}–${end}`;
-  if (kind === "correct") words.push(place(gold));
-  else words.push(...[gold && `gold ${place(gold)}`, found && `found ${place(found)}`].filter(Boolean));
-  return found ? [...words, `score ${score.toFixed(2)}`] : words;
-}
-
-function showDetail(pairs, node) {
-  const rows = pairs.map((pair) => {
-    const [kind, ...rest] = describe(pair);
-    const title = make("b", {}, `${GLYPHS[pair.kind]} ${kind}`.trim());
-    return make("p", { class: slug(pair.kind) }, title, ` · ${rest.join(" · ")}`);
+function showDetail(findings, node) {
+  const rows = findings.map((finding) => {
+    const [title, ...rest] = page.describe(finding);
+    const { kind, glyph = "" } = page.marks(finding)[0];
+    return make("p", { class: kind }, make("b", {}, glyph, plain(title)), plain(` · ${rest.join(" · ")}`));
   });
   $("detail").replaceChildren(...rows);
   $("detail").hidden = false;
   placeDetail(node.getClientRects());
-  highlight(pairs);
+  highlight(findings);
 }
 
 function placeDetail(boxes) {
@@ -104,49 +186,47 @@ function hideDetail() {
   highlight([]);
 }
 
-function highlight(pairs) {
+function highlight(findings) {
   for (const node of $("text").querySelectorAll(".active")) node.classList.remove("active");
-  for (const { number } of view.marks.filter(({ pair }) => pairs.includes(pair))) {
+  for (const { number } of view.marks.filter(({ finding }) => findings.includes(finding))) {
     const nodes = $("text").querySelectorAll(`[data-mark="${number}"], [data-of="${number}"]`);
     for (const node of nodes) node.classList.add("active");
   }
 }
 
-// The lines of one piece are nested, so the pointer is always on the innermost and its ancestors are the others.
-function pairsAt(node) {
-  if (node.dataset.of) return [view.marks[node.dataset.of].pair];
-  const pairs = [];
-  for (let top = node; top !== $("text"); top = top.parentElement) pairs.push(view.marks[top.dataset.mark].pair);
-  for (const inner of node.querySelectorAll(".line")) pairs.unshift(view.marks[inner.dataset.mark].pair);
-  return [...new Set(pairs)];
+// The lines of one piece are nested, so the pointer is always within the innermost and its ancestors are the others.
+function findingsAt(node) {
+  if (node.dataset.of) return [view.marks[node.dataset.of].finding];
+  const numbers = [];
+  for (let top = node; top !== $("text"); top = top.parentElement) {
+    if (top.dataset.mark) numbers.push(top.dataset.mark);
+  }
+  for (const inner of node.querySelectorAll(".line")) numbers.unshift(inner.dataset.mark);
+  return [...new Set(numbers.map((number) => view.marks[number].finding))];
 }
 
-function focusPair(pair) {
-  const { number } = view.marks.find((mark) => mark.pair === pair);
-  const tag = $("text").querySelector(`[data-of="${number}"]`);
-  tag.scrollIntoView({ block: "center" });
-  tag.focus({ preventScroll: true });
+function goTo({ at, name, number }) {
+  const part = view.parts.findIndex(({ end }) => at < end);
+  if (part !== view.part) drawPart(part);
+  const node = $("text").querySelector(`[data-${name}="${number}"]`);
+  node.scrollIntoView({ block: "center" });
+  node.focus({ preventScroll: true });
 }
 
 function listenToText() {
   $("text").addEventListener("pointerover", (event) => {
-    if (event.target === $("text")) hideDetail();
-    else showDetail(pairsAt(event.target), event.target);
+    const findings = event.target === $("text") ? [] : findingsAt(event.target);
+    if (findings.length) showDetail(findings, event.target);
+    else hideDetail();
   });
   $("text").addEventListener("pointerleave", hideDetail);
-  $("text").addEventListener("focusin", (event) => {
-    const { pair } = view.marks[event.target.dataset.of];
+  $("text").addEventListener("focusin", ({ target }) => {
     $("text").querySelector('[tabindex="0"]')?.setAttribute("tabindex", -1);
-    event.target.setAttribute("tabindex", 0);
-    view.current = view.steps.indexOf(pair);
+    target.setAttribute("tabindex", 0);
+    view.current = view.steps.findIndex(({ name, number }) => target.dataset[name] === String(number));
     drawStep();
-    showDetail([pair], event.target);
+    const findings = findingsAt(target);
+    if (findings.length) showDetail(findings, target);
   });
   $("text").addEventListener("focusout", hideDetail);
 }
-
-drawFilters();
-refresh();
-choose(view.rows[0] ?? null);
-listenToText();
-listenForSteps();
