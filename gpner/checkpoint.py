@@ -56,13 +56,14 @@ def load_checkpoint(path: str | Path) -> tuple[GlobalPointerForEntities, PreTrai
 
 
 def checkpoint_revision(path: str | Path) -> str:
-    """Hash what decides a model's answers, its config.json and its weights: 12 hexadecimal digits.
+    """Hash what decides a model's answers, its settings, tokenizer and weights: 12 hexadecimal digits.
 
     Raises:
         CheckpointError: If one of these files cannot be read.
     """
     digest = hashlib.sha256()
-    for file in (Path(path) / "config.json", *sorted(Path(path).glob("*.safetensors"))):
+    folder = Path(path)
+    for file in (folder / "config.json", folder / "tokenizer.json", *sorted(folder.glob("*.safetensors"))):
         try:
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())

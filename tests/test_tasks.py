@@ -190,6 +190,32 @@ def test_calls_in_flight_survive_redis_stopped_and_killed(
 
 
 @pytest.mark.integration
+@pytest.mark.slow
+def test_calls_of_a_killed_worker_are_answered_by_another_that_does_no_document_again(
+    settings: Settings, store: Redis, tmp_path: Path
+) -> None:
+    options = {"max_batch_tokens": 5, "max_held_tokens": 40, "lease_seconds": 2}
+    with WorkerProcess(settings, "load_slow", tmp_path / "one", **options) as one:
+        one.wait_until_ready()
+        tasks = [call(settings, TEXTS * 6) for _ in range(3)]
+        wait_until(lambda: done_documents(store) > 25)
+        one.signal(signal.SIGKILL)
+        one.wait()
+        done_before, in_flight = done_documents(store), store.zrange("test:unacked_index", 0, -1)
+    with WorkerProcess(settings, "load_capitals", tmp_path / "two", **options) as two:
+        two.wait_until_ready()
+        # As if the visibility timeout had passed: Celery hands on a message that was taken before the epoch.
+        store.zadd("test:unacked_index", dict.fromkeys(in_flight, 0))
+        results = [ended(store, task) for task in tasks]
+        finished = two.metric("gpner_documents_total", outcome="done")
+
+    assert len(in_flight) == 3
+    assert finished == 180 - done_before
+    for result in results:
+        assert [answer["entities"][0]["text"] for answer in result["result"]] == ["NUMBER"] * 60
+
+
+@pytest.mark.integration
 def test_a_call_larger_than_the_queue_goes_through_it_in_parts(
     settings: Settings, store: Redis, tmp_path: Path
 ) -> None:
