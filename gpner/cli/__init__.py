@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from gpner.cli import convert, evaluate, extend, extract, pretrain, train, tune
+from gpner.cli import convert, evaluate, extend, extract, pretrain, train, tune, view
 from gpner.errors import GpnerError
 
 # Exit code of a command that could not do its work because of what the user gave it.
@@ -16,7 +16,7 @@ WRONG_USE = 2
 # Exit code of one that Ctrl-C ended, as shells have it: 128 and the number of the signal.
 INTERRUPTED = 130
 RESUMED = ("train", "pretrain")
-COMMANDS = (convert, train, tune, evaluate, extract, extend, pretrain)
+COMMANDS = (convert, train, tune, evaluate, extract, view, extend, pretrain)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,7 +17,6 @@ const view = {
 function start() {
   entries = data.documents.map(page.read);
   view.sort = page.columns.find(({ isFirst }) => isFirst).key;
-  $("label").append(make("option", {}, "all labels"), ...data.labels.map((label) => make("option", {}, label)));
   refresh();
   choose(view.rows[0] ?? null);
   listenToText();
@@ -25,6 +24,7 @@ function start() {
 }
 
 function listenToLabel(onChange) {
+  $("label").append(make("option", {}, "all labels"), ...data.labels.map((label) => make("option", {}, label)));
   $("label").addEventListener("change", () => {
     view.label = data.labels[$("label").selectedIndex - 1] ?? null;
     onChange();
@@ -71,8 +71,16 @@ function bodyRow(entry) {
   const cells = page.columns.slice(1).map(({ text }) => make("td", {}, text(entry)));
   const row = make("tr", {}, make("td", {}, button), ...cells);
   if (entry === view.document) row.setAttribute("aria-current", "true");
-  row.addEventListener("click", () => choose(entry));
+  row.addEventListener("click", () => {
+    choose(entry);
+    showTop();
+  });
   return row;
+}
+
+// Whoever has read on in one text wants to see the beginning of another.
+function showTop() {
+  if ($("document").getBoundingClientRect().top < 0) $("browser").scrollIntoView();
 }
 
 function choose(entry) {
@@ -86,7 +94,7 @@ function choose(entry) {
 function drawChosen() {
   if (!view.document) return;
   $("document-id").replaceChildren(plain(view.document.id));
-  drawText(view.document.text, page.findings(view.document), page.hits(view.document));
+  drawText(view.document, page.findings(view.document));
   view.current = -1;
   drawStep();
 }
@@ -110,9 +118,14 @@ function step(by) {
   goTo(view.steps[next]);
 }
 
+// A key that is typed into a field, or a command to the browser.
+function isForOthers({ target, ctrlKey, metaKey, altKey }) {
+  return target.matches("input, select") || ctrlKey || metaKey || altKey;
+}
+
 function listenForSteps() {
   document.addEventListener("keydown", (event) => {
-    if (event.target.matches("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (isForOthers(event)) return;
     if (event.key in STEPS) step(STEPS[event.key]);
     if (event.key === "Escape") hideDetail();
   });
@@ -120,6 +133,10 @@ function listenForSteps() {
     $(id).setAttribute("title", `${word} ${page.nameSteps(1)} (${keys} arrow)`);
     $(id).addEventListener("click", () => step(by));
   }
-  $("next-part").addEventListener("click", () => drawPart(view.part + 1));
-  $("previous-part").addEventListener("click", () => drawPart(view.part - 1));
+  for (const [id, by] of [["next-part", 1], ["previous-part", -1]]) {
+    $(id).addEventListener("click", () => {
+      drawPart(view.part + by);
+      showTop();
+    });
+  }
 }

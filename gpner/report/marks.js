@@ -3,9 +3,12 @@
 
 // Spans that overlap in one place and are drawn; more lines under a text cannot be told apart.
 const MOST_TRACKS = 12;
-// What a browser lays out in well under a second: of one part, and the spans that begin in it.
+// What a browser lays out in well under a second: of one part its characters, and the spans and unseen characters that
+// begin in it.
 const MOST_CHARACTERS = 100000;
-const MOST_MARKS = 2500;
+const MOST_BEGINNINGS = 2500;
+// A tag is not broken into lines; pointing at it tells the whole label.
+const MOST_IN_TAG = 30;
 // How far back from where it is full a part may end, to end with a blank.
 const MOST_BACK = 200;
 
@@ -18,6 +21,10 @@ function unitOffsets(text) {
     characters += 1;
   }
   return offsets.subarray(0, characters + 1);
+}
+
+function characterAt(units, unit) {
+  return firstWhere(units, (other) => other >= unit);
 }
 
 // The first place in a sorted list from which on something holds.
@@ -49,12 +56,13 @@ function place(mark, track) {
 }
 
 function cutIntoParts(text, units, marks) {
-  const starts = marks.map((mark) => mark.start).sort((a, b) => a - b);
+  const unseen = [...text.matchAll(UNSEEN)].map(({ index }) => characterAt(units, index));
+  const starts = [...marks.map(({ start }) => start), ...unseen].sort((a, b) => a - b);
   const length = units.length - 1;
   const parts = [];
   let start = 0;
   do {
-    const tooMany = starts[firstWhere(starts, (other) => other >= start) + MOST_MARKS] ?? length;
+    const tooMany = starts[firstWhere(starts, (other) => other >= start) + MOST_BEGINNINGS] ?? length;
     const full = Math.min(length, start + MOST_CHARACTERS, Math.max(tooMany, start + 1));
     const end = full < length ? lastBlank(text, units, start, full) : length;
     parts.push({ start, end });
@@ -70,20 +78,25 @@ function lastBlank(text, units, start, full) {
   return full;
 }
 
-function drawText(text, findings, hits) {
+function drawText(entry, findings) {
+  const { text } = entry;
   view.units = unitOffsets(text);
+  view.hits = page.hits(entry, view.units);
   const marks = findings.flatMap((finding) => page.marks(finding).map((mark) => ({ ...mark, finding })));
   marks.forEach((mark, number) => { mark.number = number; });
   assignTracks(marks);
   view.marks = marks;
-  view.hits = hits;
   const drawn = marks.filter(({ track }) => track >= 0);
   view.parts = cutIntoParts(text, view.units, drawn);
-  view.steps = hits ? hits.map(stepOfHit) : stepsOf(drawn);
+  view.steps = view.hits ? view.hits.map(stepOfHit) : stepsOf(drawn);
   const undrawn = marks.length - drawn.length;
   const lines = `${figure(undrawn)} spans are not drawn: more than ${MOST_TRACKS} lie in one place. Filter to see others.`;
   $("undrawn").textContent = undrawn ? lines : "";
-  drawPart(0);
+  drawPart(view.hits?.length ? partOf(view.hits[0].start) : 0);
+}
+
+function partOf(character) {
+  return view.parts.findIndex(({ end }) => character < end);
 }
 
 function stepOfHit({ start }, number) {
@@ -105,7 +118,8 @@ function drawPart(index) {
   for (const piece of cutIntoPieces(part, view.marks.filter(({ track }) => track >= 0), view.hits ?? [])) {
     fragment.append(...drawPiece(view.document.text, piece));
   }
-  $("text").replaceChildren(fragment);
+  // One insertion: a browser looks for the direction of the text at each.
+  $("text").replaceChildren(make("div", {}, fragment));
   $("text").querySelector("[data-of], [data-hit]")?.setAttribute("tabindex", 0);
   $("parts").hidden = view.parts.length === 1;
   const characters = `characters ${figure(part.start)}–${figure(part.end)}`;
@@ -153,9 +167,15 @@ function underline(node, tracks) {
 // The tag's words are generated content: they are neither selected nor copied with the text.
 function makeTag(mark) {
   return make("span", {
-    class: `tag ${mark.kind}`, role: "note", tabindex: -1, "data-of": mark.number, "data-tag": mark.tag,
+    class: `tag ${mark.kind}`, role: "note", tabindex: -1, "data-of": mark.number, "data-tag": shortTag(mark.tag),
     "aria-label": page.describe(mark.finding).join(", "),
   });
+}
+
+function shortTag(tag) {
+  const characters = [...tag.replace(UNSEEN, codes)];
+  if (characters.length > MOST_IN_TAG) characters.splice(MOST_IN_TAG - 1, Infinity, "…");
+  return characters.join("");
 }
 
 function showDetail(findings, node) {
@@ -196,17 +216,16 @@ function highlight(findings) {
 
 // The lines of one piece are nested, so the pointer is always within the innermost and its ancestors are the others.
 function findingsAt(node) {
-  if (node.dataset.of) return [view.marks[node.dataset.of].finding];
-  const numbers = [];
-  for (let top = node; top !== $("text"); top = top.parentElement) {
-    if (top.dataset.mark) numbers.push(top.dataset.mark);
-  }
-  for (const inner of node.querySelectorAll(".line")) numbers.unshift(inner.dataset.mark);
+  const innermost = node.closest(".line, .tag");
+  if (!innermost) return [];
+  if (innermost.dataset.of) return [view.marks[innermost.dataset.of].finding];
+  const numbers = [...innermost.querySelectorAll(".line")].map((inner) => inner.dataset.mark).reverse();
+  for (let line = innermost; line; line = line.parentElement.closest(".line")) numbers.push(line.dataset.mark);
   return [...new Set(numbers.map((number) => view.marks[number].finding))];
 }
 
 function goTo({ at, name, number }) {
-  const part = view.parts.findIndex(({ end }) => at < end);
+  const part = partOf(at);
   if (part !== view.part) drawPart(part);
   const node = $("text").querySelector(`[data-${name}="${number}"]`);
   node.scrollIntoView({ block: "center" });
@@ -215,7 +234,7 @@ function goTo({ at, name, number }) {
 
 function listenToText() {
   $("text").addEventListener("pointerover", (event) => {
-    const findings = event.target === $("text") ? [] : findingsAt(event.target);
+    const findings = findingsAt(event.target);
     if (findings.length) showDetail(findings, event.target);
     else hideDetail();
   });
