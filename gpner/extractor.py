@@ -20,6 +20,8 @@ from gpner.tokenization import TextTokenizer, TokenizedText, Window, entity_logi
 
 # How many packs `extract_iter` reads ahead, so that there are neighbours in length to choose from.
 PACKS_AHEAD = 8
+# How torch says that memory is short where it has no error of its own for it: on the CPU, in CUDA's calls, in cuBLAS.
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +191,23 @@ class Extractor:
         word = "warm "
         self.extract([word * self.max_batch_tokens])
 
-    @torch.inference_mode()
     def _run_pack(self, windows: Sequence[Window], thresholds: Tensor) -> tuple[list[list[Span]], float, float]:
+        try:
+            return self._forward_and_decode(windows, thresholds)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            reason = str(error) or type(error).__name__
+        # Raised here and not above: with the old error it would keep alive what filled the memory.
+        tokens = sum(len(window.token_ids) for window in windows)
+        raise OutOfMemoryError(
+            f"a batch must fit on {self.device}, {tokens} tokens did not; lower max_batch_tokens ({reason})"
+        )
+
+    @torch.inference_mode()
+    def _forward_and_decode(
+        self, windows: Sequence[Window], thresholds: Tensor
+    ) -> tuple[list[list[Span]], float, float]:
         started = time.perf_counter()
         ids = torch.tensor([token for window in windows for token in window.token_ids], device=self.device)
         contents = []
@@ -198,16 +215,11 @@ class Extractor:
         for window in windows:
             contents.append((start + window.prefix, start + window.prefix + window.n_content))
             start += len(window.token_ids)
-        try:
-            factors = self.model(ids, [len(window.token_ids) for window in windows]).factors
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()  # else the kernels' time would count as decoding
-            forwarded = time.perf_counter()
-            spans = decode_pack(factors, contents, thresholds, max_entity_tokens=self.model.config.max_entity_tokens)
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError(
-                f"a batch must fit on {self.device}, {start} tokens did not; lower max_batch_tokens ({error})"
-            ) from error
+        factors = self.model(ids, [len(window.token_ids) for window in windows]).factors
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()  # else the kernels' time would count as decoding
+        forwarded = time.perf_counter()
+        spans = decode_pack(factors, contents, thresholds, max_entity_tokens=self.model.config.max_entity_tokens)
         return spans, forwarded - started, time.perf_counter() - forwarded
 
     def _assemble(self, document: TokenizedText, spans: Sequence[Sequence[Span]]) -> Extraction:
@@ -216,6 +228,12 @@ class Extractor:
         if self.flat:
             entities = keep_flat(entities)
         return Extraction(entities, tokens=document.n_tokens, windows=len(document.windows))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
 def choose_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:

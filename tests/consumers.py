@@ -24,6 +24,13 @@ def done(queue: DocumentQueue, entry: Entry) -> Outcome:
     return Done(Held(entry, document, 1, now), Extraction((), 1, 1), queue.consumer, "").outcome(queue.keys, now)
 
 
+def take_over(queue: DocumentQueue, count: int = 10) -> list[Entry]:
+    """What others left behind; one suspect if there is nothing else."""
+    entries, _ = queue.reclaim(count)
+    suspect = None if entries else queue.reclaim_suspect()
+    return [suspect] if suspect else entries
+
+
 def pending(queue: DocumentQueue) -> dict[str, str]:
     """Entry id to the consumer that holds it."""
     rows = queue.redis.xpending_range(queue.keys.normal, queue.keys.group, "-", "+", 10_000)

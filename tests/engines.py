@@ -1,14 +1,17 @@
 """Deterministic engines without a model, for real workers in tests: every run of capital letters is an entity.
 
-A token is a word. Words that begin with `!` are orders: `!raise`, `!hang`, `!crash`.
+A token is a word. Words that begin with `!` are orders: `!raise`, `!hang`, `!crash`, `!oom` (the kernel kills it),
+`!eat` (more memory than there is), and to the tokenizer `!untokenizable` and `!stall`.
 """
 
 import os
 import re
+import resource
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gpner.entities import Entity, Extraction
 from gpner.errors import CheckpointError, OutOfMemoryError
@@ -52,6 +55,8 @@ class CapitalsEngine:
     def tokenize(self, texts: Sequence[str]) -> list[Words]:
         if any("!untokenizable" in text for text in texts):
             raise ValueError("a text cannot be tokenized")
+        if any("!stall" in text for text in texts):
+            time.sleep(3600)
         return [Words(text, len(text.split())) for text in texts]
 
     def run(self, documents: Sequence[Words]) -> Run:
@@ -74,7 +79,27 @@ class CapitalsEngine:
         if "!hang" in text:
             time.sleep(3600)
         if "!crash" in text:
-            os.kill(os.getpid(), signal.SIGSEGV)
+            _end_by(signal.SIGSEGV)
+        if "!oom" in text:
+            _end_by(signal.SIGKILL)
+        if "!eat" in text:
+            _eat()
+
+
+def _end_by(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(3600)  # another thread may get it, a moment later
+
+
+def _eat() -> None:
+    """Allocate more than the process may have."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 256_000_000, before[1]))
+    try:
+        bytearray(1_000_000_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 class BrokenEngine(CapitalsEngine):
@@ -115,6 +140,10 @@ def load_small_memory(settings: Settings) -> CapitalsEngine:
 
 def load_late(settings: Settings) -> CapitalsEngine:
     return CapitalsEngine(settings, warm_up_seconds=1.0)
+
+
+def load_never_warm(settings: Settings) -> CapitalsEngine:
+    return CapitalsEngine(settings, warm_up_seconds=3600)
 
 
 def load_named(settings: Settings) -> CapitalsEngine:

@@ -16,10 +16,10 @@ from worker.protocol import Document
 from worker.queue import Entry
 
 
-def held_documents(lengths: Sequence[int], deliveries: int = 1) -> list[Held]:
+def held_documents(lengths: Sequence[int]) -> list[Held]:
     documents = []
     for number, length in enumerate(lengths):
-        entry = Entry("stream", f"{number}-0", {}, deliveries)
+        entry = Entry("stream", f"{number}-0", {}, 1)
         document = Document(id=str(number), text="")
         documents.append(Held(entry, document, length, 0.0, Words("", length)))
     return documents
@@ -99,16 +99,6 @@ def test_documents_that_shared_a_failed_run_are_the_next_to_go() -> None:
     batcher.put_back(returned)
 
     assert ids(batcher.take()) == [0, 1]
-
-
-def test_a_document_that_may_have_killed_workers_runs_alone() -> None:
-    batcher = Batcher(TokenBudget(100), max_wait_seconds=0)
-    first, last = held_documents([5, 5, 5])[::2]
-    suspect = held_documents([5, 5], deliveries=3)[1]
-
-    fill(batcher, [first, suspect, last])
-
-    assert [ids(batcher.take()) for _ in range(2)] == [[0, 2], [1]]
 
 
 def test_documents_that_another_worker_took_over_are_left_out() -> None:

@@ -2,12 +2,18 @@
 
 import math
 import random
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 
 import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
 
+from gpner.extractor import Extractor
 from tests.engines import CapitalsEngine, Run, Words, extract
+from tests.models import tiny_text_model
 from worker.budget import MIN_TOKENS, TokenBudget
+from worker.engine import Engine
 from worker.forwarding import PROBE, Forwarded, Forwarder
 from worker.held import Held
 from worker.metrics import Metrics
@@ -26,15 +32,16 @@ class FaultyAtFirst(CapitalsEngine):
         return super().run(documents)
 
 
-def hold(engine: CapitalsEngine, texts: Sequence[str]) -> list[Held]:
+def hold(engine: Engine, texts: Sequence[str]) -> list[Held]:
     return [
         Held(Entry("stream", f"{number}-0", {}, 1), Document(id=str(number), text=text), 0, 0.0, tokenized)
         for number, (text, tokenized) in enumerate(zip(texts, engine.tokenize(texts), strict=True))
     ]
 
 
-def forwarder(engine: CapitalsEngine, budget: TokenBudget) -> Forwarder:
-    return Forwarder(engine, budget, Watch(60, 4096), Metrics())
+def forwarder(engine: Engine, budget: TokenBudget) -> Forwarder:
+    watch = Watch(60, 4096, holds_documents=lambda: False, waits_for_redis=lambda: False)
+    return Forwarder(engine, budget, watch, Metrics())
 
 
 def done(forwarded: Forwarded) -> dict[str, Done]:
@@ -156,3 +163,61 @@ def test_nobody_is_blamed_before_the_engine_has_read_one_word(settings: Settings
 
     assert failed(forwarded)
     assert engine.runs == [["!raise"], [PROBE]]
+
+
+def raise_torchs_own() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def ask_torch_for_too_much() -> None:
+    torch.empty(10**17)
+
+
+def ask_python_for_too_much() -> None:
+    bytearray(10**17)
+
+
+def fail_cublas() -> None:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+@pytest.mark.parametrize("fail", [raise_torchs_own, ask_torch_for_too_much, ask_python_for_too_much, fail_cublas])
+def test_a_model_that_runs_out_of_memory_gets_smaller_packs_and_nothing_of_the_failed_run_stays(
+    wordpiece_tokenizer: PreTrainedTokenizerFast, fail: Callable[[], None]
+) -> None:
+    model = tiny_text_model(wordpiece_tokenizer, thresholds=[3.0, 3.0])
+    texts = ["Ann met the mayor of Lisbon. " * (1 + number % 30) for number in range(80)]
+    unlimited = Extractor(model, wordpiece_tokenizer, model_name="tiny", max_batch_tokens=100_000).extract(texts)
+    inputs: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def remember_and_fail(module: torch.nn.Module, arguments: tuple[torch.Tensor, list[int]]) -> None:
+        alive.append(sum(reference() is not None for reference in inputs))
+        inputs.append(weakref.ref(arguments[0]))
+        if len(arguments[0]) > 1500:
+            fail()
+
+    model.register_forward_pre_hook(remember_and_fail)
+    extractor = Extractor(model, wordpiece_tokenizer, model_name="tiny", max_batch_tokens=8000)
+    budget = TokenBudget(8000)
+
+    forwarded = forwarder(extractor, budget).run(hold(extractor, texts))
+
+    assert {end.entry.entry_id: end.extraction for end in forwarded.finished if isinstance(end, Done)} == {
+        f"{number}-0": extraction for number, extraction in enumerate(unlimited)
+    }
+    assert MIN_TOKENS <= budget.tokens <= 1500
+    assert max(alive) == 0
+
+
+def test_an_error_that_is_not_about_memory_is_passed_on(wordpiece_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny_text_model(wordpiece_tokenizer)
+    extractor = Extractor(model, wordpiece_tokenizer, model_name="tiny")
+
+    def fail(module: torch.nn.Module, arguments: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    model.register_forward_pre_hook(fail)
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        extractor.extract(["Ann"])

@@ -8,6 +8,13 @@ import torch
 from gpner.attention import Pack, packed_attention
 from gpner.extractor import Extractor, place
 from tests.models import tiny_model, tiny_text_model
+from worker.budget import TokenBudget
+from worker.forwarding import Forwarder
+from worker.held import Held
+from worker.metrics import Metrics
+from worker.protocol import Document
+from worker.queue import Entry
+from worker.watch import Watch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -73,3 +80,34 @@ def test_the_extractor_finds_on_the_gpu_what_it_finds_on_the_cpu(wordpiece_token
     for on_gpu, on_cpu in zip(found["cuda"], found["cpu"], strict=True):
         # bf16 rounds differently on the two, so spans at the very threshold may differ.
         assert len(on_gpu & on_cpu) >= 0.9 * max(len(on_gpu), len(on_cpu))
+
+
+def test_documents_that_do_not_fit_together_are_done_in_smaller_packs(wordpiece_tokenizer):
+    model = tiny_text_model(wordpiece_tokenizer, thresholds=[3.0, 3.0])
+    place(model, torch.device("cuda"))
+    extractor = Extractor(model, wordpiece_tokenizer, model_name="tiny", max_batch_tokens=400_000)
+    extractor.warm_up()
+    texts = ["Ann met the mayor of Lisbon. " * 50] * 800
+    documents = [
+        Held(Entry("stream", f"{number}-0", {}, 1), Document(id=str(number), text=text), 0, 0.0, tokenized)
+        for number, (text, tokenized) in enumerate(zip(texts, extractor.tokenize(texts), strict=True))
+    ]
+    torch.cuda.reset_peak_memory_stats()
+    in_one_pack = extractor.extract(texts)
+    needed = torch.cuda.max_memory_reserved()
+    budget, metrics = TokenBudget(400_000), Metrics()
+    watch = Watch(60, 400_000, holds_documents=lambda: False, waits_for_redis=lambda: False)
+    forwarder = Forwarder(extractor, budget, watch, metrics)
+
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(needed / 3 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        forwarded = forwarder.run(documents)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+    assert metrics.registry.get_sample_value("gpner_out_of_memory_total") > 0
+    assert budget.tokens < 400_000
+    assert not forwarded.deferred
+    found = {end.entry.entry_id: len(end.extraction.entities) for end in forwarded.finished}
+    assert found == {f"{number}-0": len(extraction.entities) for number, extraction in enumerate(in_one_pack)}

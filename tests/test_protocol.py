@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpner.errors import DocumentError
-from worker.protocol import Document, Keys, address_of
+from worker.protocol import Document, Keys, address_of, fields_of
 
 KEYS = Keys("gpner:")
 LONGEST = 1000
@@ -148,3 +148,14 @@ def test_whom_to_answer_is_found_in_a_broken_entry() -> None:
 
     assert address_of(fields, KEYS) == ("7", "gpner:reply:a", None)
     assert address_of({b"id": b"\n", b"reply_to": b"sessions", b"meta": b"[1]"}, KEYS) == (None, None, "[1]")
+
+
+def test_a_field_that_stands_twice_in_an_entry_is_no_field_of_a_document() -> None:
+    flat = [b"id", b"7", b"text", b"ADA", b"text (2)", b"x", b"text", b"BABBAGE", b"text", b""]
+
+    fields = fields_of(flat)
+
+    expected = {b"id": b"7", b"text": b"ADA", b"text (2)": b"x", b"text (3)": b"BABBAGE", b"text (4)": b""}
+    assert fields == expected
+    with pytest.raises(DocumentError, match=r"known are .*, each once"):
+        Document.from_fields(fields, KEYS, LONGEST)

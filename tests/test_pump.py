@@ -10,6 +10,7 @@ import pytest
 from redis import Redis
 
 from gpner.errors import ServiceError
+from tests.consumers import take_over
 from tests.engines import CapitalsEngine, extract, load_capitals, load_late, load_named, load_slow, load_small_memory
 from tests.workers import wait_until
 from worker.client import Client
@@ -149,7 +150,7 @@ def test_a_document_handed_out_too_often_is_buried_without_being_run(settings: S
     for number in range(3):
         dying = DocumentQueue(settings.model_copy(update={"lease_seconds": 0.001}), consumer=f"dying-{number}")
         dying.ensure()
-        wait_until(lambda queue=dying: queue.read(1, 0) or queue.reclaim(1))
+        wait_until(lambda queue=dying: queue.read(1, 0) or take_over(queue))
         dying.close()
 
     with running(settings, max_deliveries=3, lease_seconds=0.1):

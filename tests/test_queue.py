@@ -5,10 +5,10 @@ import pytest
 from redis import Redis
 
 from gpner.errors import ServiceError
-from tests.consumers import Join, add, done, pending, wait_out_the_lease
+from tests.consumers import Join, add, done, pending, take_over, wait_out_the_lease
 from worker.local_redis import LocalRedis
 from worker.outcomes import buried
-from worker.queue import FAIR_READS, DocumentQueue
+from worker.queue import DocumentQueue
 from worker.results import Answer, DeadLetter
 from worker.settings import Settings
 
@@ -75,23 +75,12 @@ def test_a_read_prefers_urgent_streams_and_never_exceeds_its_count(queue: Docume
     assert [entry.stream for entry in entries] == [high] * 3 + [normal] * 3 + [bulk]
 
 
-def test_a_flood_of_urgent_documents_starves_nobody(queue: DocumentQueue) -> None:
-    for stream in queue.keys.streams:
-        add(queue, 2 * FAIR_READS, stream)
-
-    streams = [queue.read(1, 0)[0].stream for _ in range(2 * FAIR_READS)]
-
-    assert streams.count(queue.keys.normal) == 2
-    assert streams.count(queue.keys.bulk) == 2
-    assert streams[:3] == [queue.keys.high] * 3
-
-
 def test_only_the_first_commit_counts(queue: DocumentQueue, join: Join, redis: Redis) -> None:
     add(queue, reply_to=queue.keys.reply("me"))
     other = join("bob")
     entry = queue.read(1, 0)[0]
     wait_out_the_lease()
-    taken = other.reclaim(1)[0]
+    taken = take_over(other)[0]
 
     assert other.commit([done(other, taken)]) == [True]
     assert queue.commit([done(queue, entry)]) == [False]
@@ -240,3 +229,37 @@ def test_a_commit_repeated_because_its_answer_was_lost_is_still_this_workers_own
     assert queue.commit([outcome]) == [True]
     assert join("bob").commit([done(join("bob"), entry)]) == [False]
     assert queue.redis.get(queue.keys.result("0")) == outcome.payload
+
+
+def test_the_same_failure_committed_by_two_workers_is_one_workers_own(queue: DocumentQueue, join: Join) -> None:
+    add(queue)
+    other = join("bob")
+    (entry,) = queue.read(1, 0)
+    failure = buried(entry, queue.keys, "DocumentError", "it has no text")
+
+    assert other.commit([failure]) == [True]
+    assert queue.commit([failure]) == [False]
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [([100] * 40, 40), ([5000] * 10, 1), ([100] * 20 + [5000] * 20, 23)])
+def test_a_read_ends_soon_after_its_limit_in_bytes(queue: DocumentQueue, sizes: list[int], expected: int) -> None:
+    for size in sizes:
+        add(queue, text="x" * size)
+
+    assert len(queue.read(64, 0, max_bytes=5000)) == expected
+    assert sum(queue.depth().values()) == len(sizes)
+
+
+def test_a_waiting_reader_gets_one_document_a_stream_and_the_rest_when_it_asks_again(
+    queue: DocumentQueue, redis: Redis
+) -> None:
+    burst = redis.pipeline(transaction=True)
+    for number in range(10):
+        burst.xadd(queue.keys.normal, {"id": str(number), "text": "x"})
+    arrival = threading.Timer(0.2, burst.execute)
+    arrival.start()
+
+    first, rest = queue.read(64, 5), queue.read(64, 0)
+
+    arrival.join()
+    assert (len(first), len(rest)) == (1, 9)

@@ -2,7 +2,7 @@
 
 import time
 
-from tests.consumers import LEASE_SECONDS, Join, add, done, pending, wait_out_the_lease
+from tests.consumers import LEASE_SECONDS, Join, add, done, pending, take_over, wait_out_the_lease
 from worker.queue import ENTRIES_PER_SCRIPT, DocumentQueue
 
 
@@ -13,7 +13,7 @@ def test_a_renewed_entry_is_not_taken_over(queue: DocumentQueue, join: Join) -> 
         time.sleep(LEASE_SECONDS / 4)
         assert queue.renew([kept]) == []
 
-    taken = join("bob").reclaim(10)
+    taken = take_over(join("bob"))
 
     assert [entry.entry_id for entry in taken] == [abandoned.entry_id]
 
@@ -26,7 +26,7 @@ def test_a_worker_that_comes_back_does_not_steal_its_entries_from_those_who_took
     other = join("bob")
     wait_out_the_lease()
     queue.renew([kept])
-    other.reclaim(10)
+    take_over(other)
     other.commit([done(other, finished)])
 
     lost = queue.renew([finished, taken, kept])
@@ -41,10 +41,10 @@ def test_each_takeover_counts_as_a_delivery_and_renewing_does_not(queue: Documen
     other = join("bob")
     wait_out_the_lease()
 
-    second = other.reclaim(1)
+    second = take_over(other)
     other.renew(second)
     wait_out_the_lease()
-    third = queue.reclaim(1)
+    third = take_over(queue)
 
     assert [entry.deliveries for entry in second + third] == [2, 3]
     assert third[0].fields == second[0].fields
@@ -56,7 +56,7 @@ def test_a_released_entry_is_there_at_once_and_its_delivery_did_not_count(queue:
     other = join("bob")
 
     queue.release([released])
-    taken = other.reclaim(10)
+    taken = take_over(other)
 
     assert [(entry.entry_id, entry.deliveries) for entry in taken] == [(released.entry_id, 1)]
     assert pending(queue)[kept.entry_id] == "ada"
@@ -67,11 +67,11 @@ def test_releasing_what_another_took_over_changes_nothing(queue: DocumentQueue, 
     entries = queue.read(1, 0)
     other = join("bob")
     wait_out_the_lease()
-    other.reclaim(1)
+    take_over(other)
 
     queue.release(entries)
 
-    assert queue.reclaim(1) == []
+    assert take_over(queue) == []
     assert set(pending(queue).values()) == {"bob"}
 
 
@@ -84,7 +84,7 @@ def test_more_entries_than_one_script_takes_are_renewed_and_released(queue: Docu
     assert queue.renew(entries) == entries[-1:]
     queue.release(entries)
 
-    assert len(join("bob").reclaim(count)) == count - 1
+    assert len(take_over(join("bob"), count)) == count - 1
 
 
 def test_entries_that_somebody_deleted_are_not_pending_for_ever(queue: DocumentQueue, join: Join) -> None:
@@ -93,26 +93,41 @@ def test_entries_that_somebody_deleted_are_not_pending_for_ever(queue: DocumentQ
     queue.redis.xdel(queue.keys.normal, deleted.entry_id)
     wait_out_the_lease()
 
-    taken = join("bob").reclaim(10)
+    taken = take_over(join("bob"))
 
     assert [entry.entry_id for entry in taken] == [alive.entry_id]
     assert pending(queue) == {alive.entry_id: "bob"}
 
 
-def test_of_the_suspected_entries_only_one_is_taken_at_a_time(queue: DocumentQueue, join: Join) -> None:
+def test_suspects_are_taken_one_by_one_and_only_when_asked_for(queue: DocumentQueue, join: Join) -> None:
     add(queue, 250)
     other = join("bob")
     queue.read(150, 0)
     wait_out_the_lease()
-    other.reclaim(150)
+    take_over(other, 150)
     queue.read(100, 0)
     wait_out_the_lease()
 
-    innocent = other.reclaim(1000, suspects=False)
-    with_suspect = other.reclaim(1000)
+    suspect = other.reclaim_suspect()
+    innocent, suspects_wait = other.reclaim(1000)
+    nothing, suspects_still_wait = other.reclaim(1000)
 
+    assert suspect is not None
+    assert suspect.deliveries == 3
     assert [entry.deliveries for entry in innocent] == [2] * 100
-    assert [entry.deliveries for entry in with_suspect] == [3]
+    assert suspects_wait
+    assert (nothing, suspects_still_wait) == ([], True)
+
+
+def test_without_suspects_none_waits_and_none_is_taken(queue: DocumentQueue, join: Join) -> None:
+    add(queue, 3)
+    queue.read(3, 0)
+    wait_out_the_lease()
+    other = join("bob")
+
+    assert other.reclaim_suspect() is None
+    assert other.reclaim(2)[1] is False
+    assert len(pending(queue)) == 3
 
 
 def test_a_worker_that_leaves_takes_its_name_along_unless_something_is_pending(queue: DocumentQueue) -> None:

@@ -3,8 +3,7 @@
 The rule: a pack starts from the oldest document and takes its neighbours in length up to the token budget. While the
 device computes, the next pack is made ready as soon as there are tokens enough to fill it. When the device waits, what
 is held goes at once if nothing more is on its way, and otherwise when the oldest document has waited
-`max_wait_seconds`. So the device never waits while work is held, and a lone document never waits for company. One that
-may have killed workers runs alone, so that it takes no other down with it.
+`max_wait_seconds`. So the device never waits while work is held, and a lone document never waits for company.
 """
 
 import threading
@@ -14,7 +13,6 @@ from collections.abc import Callable, Sequence
 from gpner.packing import fill_pack
 from worker.budget import TokenBudget
 from worker.held import Held
-from worker.queue import SUSPECT_DELIVERIES
 
 
 class Batcher:
@@ -75,6 +73,8 @@ class Batcher:
         """Wait for the next pack and return it; an empty one only after `close`, and once after `interrupt`."""
         with self._changed:
             while not self._closed and not self._interrupted:
+                # After a reload, what others took over meanwhile was tokenized for another model.
+                self._prepared = [held for held in self._prepared if not held.taken_over]
                 if not self._prepared and self._is_due():
                     self._prepared = self._choose()
                 if self._prepared:
@@ -125,12 +125,9 @@ class Batcher:
         """Cut one pack out of the waiting documents; empty if all of them were taken over by other workers."""
         waiting = [held for held in self._waiting if not held.taken_over]
         pack: list[Held] = []
-        if waiting and waiting[0].entry.deliveries >= SUSPECT_DELIVERIES:
-            pack = waiting[:1]
-        elif waiting:
-            mates = [held for held in waiting if held.entry.deliveries < SUSPECT_DELIVERIES]
-            lengths = [held.n_window_tokens for held in mates]
-            pack = [mates[index] for index in fill_pack(lengths, self._budget.tokens, first=0)]
+        if waiting:
+            lengths = [held.n_window_tokens for held in waiting]
+            pack = [waiting[index] for index in fill_pack(lengths, self._budget.tokens, first=0)]
         chosen = set(map(id, pack))
         self._waiting = [held for held in waiting if id(held) not in chosen]
         self._waiting_tokens = sum(held.n_window_tokens for held in self._waiting)

@@ -46,6 +46,11 @@ class Committer:
         self.ended = 0
         self._waiting: Queue[list[Finished] | None] = Queue(maxsize=WAITING_PACKS)
 
+    @property
+    def waits_for_redis(self) -> bool:
+        """Whether the last commit failed and is being tried again."""
+        return self._outage.lasts
+
     def put(self, finished: list[Finished]) -> None:
         """Hand over documents that ended; waits while too many packs wait."""
         self._waiting.put(finished)

@@ -71,9 +71,10 @@ class Forwarder:
             with self._watch.forward(len(documents), tokens):
                 result = self.engine.run([held.tokenized for held in documents])
             pairs = list(zip(documents, result.extractions, strict=True))
-        except OutOfMemoryError as error:
+        except (OutOfMemoryError, MemoryError) as error:
             self._metrics.out_of_memory.inc()
-            return error
+            # A new error: with the old one's traceback what filled the memory would live on through the smaller runs.
+            return OutOfMemoryError(reason_of(error))
         except Exception as error:  # noqa: BLE001 - whatever an engine raises, one document must not stop the others
             return error
         self._metrics.forward_seconds.observe(result.forward_seconds)

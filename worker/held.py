@@ -19,6 +19,8 @@ DOCUMENT_TOKENS = 16
 # A first guess, for English; Chinese has about one token per character, and the estimate learns it.
 TOKENS_PER_CHARACTER = 0.25
 LEARNING_RATE = 0.2
+# Texts without a single token must not make us believe that any text fits.
+LEAST_TOKENS_PER_CHARACTER = 0.01
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +60,10 @@ class TokenEstimate:
     def guess(self, characters: int) -> int:
         """Tokens that a text of so many characters probably has."""
         return DOCUMENT_TOKENS + int(characters * self.tokens_per_character)
+
+    def characters(self, tokens: int) -> int:
+        """Characters that so many tokens probably make."""
+        return int(tokens / max(self.tokens_per_character, LEAST_TOKENS_PER_CHARACTER))
 
     def learn(self, characters: int, tokens: int) -> None:
         """Move towards the ratio of a group that was tokenized."""

@@ -12,9 +12,10 @@ from worker.held import Held, Holdings, TokenEstimate
 from worker.metrics import Metrics
 from worker.outage import Outage
 from worker.outcomes import Failed, FailureReason, Finished
-from worker.protocol import Document, shorten
-from worker.queue import SUSPECT_DELIVERIES, DocumentQueue, Entry
+from worker.protocol import Document, address_of, shorten
+from worker.queue import DocumentQueue, Entry
 from worker.settings import Settings
+from worker.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,9 @@ IDLE_RECLAIM_SECONDS = 1.0
 class Intake:
     """Reads for one worker, in one thread.
 
+    A suspect, which may have killed workers, is alone in this one from its reading to its commit. So whoever dies with
+    a worker is delivered three times at most before it is done alone, and is never buried for what another did.
+
     Args:
         settings: The deployment's settings.
         queue: Where entries come from.
@@ -40,6 +44,7 @@ class Intake:
         tokenize: Takes groups of documents on their way.
         finish: Takes documents that failed.
         gate: Keeps it from reading for a time.
+        watch: Is told that it is at work.
         stopping: Ends the reading.
     """
 
@@ -56,6 +61,7 @@ class Intake:
         tokenize: Callable[[list[Held]], None],
         finish: Callable[[list[Finished]], None],
         gate: Gate,
+        watch: Watch,
         stopping: threading.Event,
     ) -> None:
         self._settings = settings
@@ -68,10 +74,12 @@ class Intake:
         self._tokenize = tokenize
         self._finish = finish
         self._gate = gate
+        self._watch = watch
         self._stopping = stopping
         self._group_exists = False
         self._reclaimed_at = float("-inf")
         self._reclaiming = False
+        self._suspects_wait = False
         # Begins careful, for the first documents may all be huge; rises at once and falls by halves.
         self._document_tokens = settings.max_held_tokens / 4
 
@@ -79,10 +87,11 @@ class Intake:
         """Read until `stopping` is set."""
         outage = Outage("reading", self._stopping)
         while not self._stopping.is_set():
+            self._watch.came_round()
             if not self._may_read() or not (room := self._room()):
                 continue
             try:
-                entries = self._next_entries(max(1, min(READ_DOCUMENTS, int(room / self._document_tokens))))
+                entries = self._next_entries(room)
             except ServiceError as error:
                 self._after_failure()
                 outage.wait(error)
@@ -90,6 +99,7 @@ class Intake:
             outage.end()
             self._batcher.set_reading(bool(entries))
             self.accept(entries)
+        self._watch.stopped_reading()
         self._batcher.set_reading(False)
 
     def _may_read(self) -> bool:
@@ -100,6 +110,10 @@ class Intake:
         return self._gate.pass_through(BLOCK_SECONDS)
 
     def _room(self) -> int:
+        """Wait for room; return how many tokens may be read, 0 if no room came."""
+        if self._suspects_wait:
+            self._batcher.set_reading(False)
+            return self._holdings.max_tokens if self._holdings.wait_until_empty(BLOCK_SECONDS) else 0
         room = self._holdings.wait_for_room(0)
         if not room:
             self._batcher.set_reading(False)
@@ -129,32 +143,39 @@ class Intake:
             for group in _groups(accepted, self._settings.max_batch_tokens // 2):
                 self._tokenize(group)
 
-    def _next_entries(self, count: int) -> list[Entry]:
+    def _next_entries(self, room: int) -> list[Entry]:
+        count = max(1, min(READ_DOCUMENTS, int(room / self._document_tokens)))
+        max_bytes = self._estimate.characters(room)
         if not self._group_exists:
             self._queue.ensure()
             self._group_exists = True
-        entries = self._reclaim(count, self._settings.lease_seconds / 3)
-        if not entries and not (entries := self._queue.read(count, 0)):
+        entries = self._reclaim(count, self._settings.lease_seconds / 3) or self._reclaim_suspect()
+        if not entries and not (entries := self._queue.read(count, 0, max_bytes)):
             self._batcher.set_reading(False)
             entries = self._reclaim(count, IDLE_RECLAIM_SECONDS) or self._queue.read(
-                count, SHORT_BLOCK_SECONDS if self._reclaiming else BLOCK_SECONDS
+                count, SHORT_BLOCK_SECONDS if self._reclaiming else BLOCK_SECONDS, max_bytes
             )
         return entries
 
     def _reclaim(self, count: int, every_seconds: float) -> list[Entry]:
-        """Take over what other workers left, if it is time to ask again, or if there was more a moment ago.
-
-        Of documents that may have killed workers only one is held at a time: the others wait until it has ended.
-        """
-        due = time.monotonic() - self._reclaimed_at >= every_seconds
-        if not due and not self._reclaiming:
+        """Take over what other workers left, if it is time to ask again, or if there was more a moment ago."""
+        if not self._reclaiming and time.monotonic() - self._reclaimed_at < every_seconds:
             return []
-        holds_suspect = any(held.entry.deliveries >= SUSPECT_DELIVERIES for held in self._holdings.documents())
-        if not due and holds_suspect:
-            return []
-        entries = self._queue.reclaim(count, suspects=not holds_suspect)
+        entries, suspects_wait = self._queue.reclaim(count)
+        self._suspects_wait |= suspects_wait
         self._reclaimed_at = time.monotonic()
-        self._reclaiming = bool(entries) or holds_suspect
+        self._reclaiming = bool(entries)
+        return self._taken_over(entries)
+
+    def _reclaim_suspect(self) -> list[Entry]:
+        """Take over one suspect if any waits and nothing is held; as long as there was one there may be another."""
+        if not self._suspects_wait or len(self._holdings):
+            return []
+        suspect = self._queue.reclaim_suspect()
+        self._suspects_wait = suspect is not None
+        return self._taken_over([suspect] if suspect else [])
+
+    def _taken_over(self, entries: list[Entry]) -> list[Entry]:
         if entries:
             logger.info("took over %d documents of workers that are gone or went silent", len(entries))
             self._metrics.redelivered.inc(len(entries))
@@ -168,7 +189,7 @@ class Intake:
 
     def _check(self, entry: Entry) -> Held | Failed:
         if entry.deliveries > self._settings.max_deliveries:
-            return _fail(
+            return self._fail(
                 entry,
                 "too_many_deliveries",
                 "TooManyDeliveries",
@@ -177,11 +198,11 @@ class Intake:
         try:
             document = Document.from_fields(entry.fields, self._queue.keys, self._settings.max_document_characters)
         except DocumentError as error:
-            return _fail(entry, "malformed", "DocumentError", str(error))
+            return self._fail(entry, "malformed", "DocumentError", str(error))
         labels = self._current_labels()
         unknown = [label for label in document.labels or () if label not in labels]
         if unknown:
-            return _fail(
+            return self._fail(
                 entry,
                 "unknown_label",
                 "DocumentError",
@@ -191,10 +212,10 @@ class Intake:
         self._metrics.queue_seconds.observe(max(0.0, now - entry.enqueued_seconds))
         return Held(entry, document, self._estimate.guess(len(document.text)), now)
 
-
-def _fail(entry: Entry, reason: FailureReason, error_type: str, message: str) -> Failed:
-    logger.warning("entry %s of %s buried: %s", entry.entry_id, entry.stream, reason)
-    return Failed(entry, reason, error_type, message)
+    def _fail(self, entry: Entry, reason: FailureReason, error_type: str, message: str) -> Failed:
+        name = address_of(entry.fields, self._queue.keys).document_id or entry.entry_id
+        logger.warning("entry %s of %s buried: %s", entry.entry_id, entry.stream, reason, extra={"documents": [name]})
+        return Failed(entry, reason, error_type, message)
 
 
 def _groups(documents: Sequence[Held], tokens: int) -> Iterator[list[Held]]:

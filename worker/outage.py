@@ -25,6 +25,11 @@ class Outage:
         self._wait_seconds = FIRST_WAIT_SECONDS
         self._since: float | None = None
 
+    @property
+    def lasts(self) -> bool:
+        """Whether the last try failed."""
+        return self._since is not None
+
     def wait(self, error: Exception) -> None:
         """Wait after a failure, twice as long as after the last one, and a random part less than others do."""
         if self._since is None:

@@ -129,6 +129,6 @@ def narrow(extraction: Extraction, document: Document) -> Extraction:
     return Extraction(entities, tokens=extraction.tokens, windows=extraction.windows)
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """What an engine says of its failure, cut short: some messages quote what they were given."""
     return str(error)[:MESSAGE_CHARACTERS] or "the engine gave no reason"

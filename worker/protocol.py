@@ -6,7 +6,7 @@ the JSON Schemas of both (docs/schemas) are written by worker/reference.py.
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -197,7 +197,9 @@ class Document(BaseModel):
         values: dict[str, Any] = {}
         for name, value in fields.items():
             if name not in _FIELDS:
-                raise DocumentError(f"unknown field {shorten(name)}; known are {', '.join(Document.model_fields)}")
+                raise DocumentError(
+                    f"unknown field {shorten(name)}; known are {', '.join(Document.model_fields)}, each once"
+                )
             # Four bytes a character at most: what is longer is refused before it is decoded.
             if len(value) > 4 * max(max_document_characters, _MAX_FIELD_CHARACTERS):
                 raise DocumentError(f"{_FIELDS[name]} has {len(value)} bytes, more than any field may have")
@@ -244,6 +246,31 @@ class Document(BaseModel):
             return {name.encode(): value.encode() for name, value in fields.items() if value is not None}
         except UnicodeEncodeError as error:
             raise DocumentError(f"text must be Unicode, has half a surrogate pair at character {error.start}") from None
+
+
+def fields_of(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    """The fields of a stream entry by their names.
+
+    Args:
+        flat: Names and values in turn, as they stand in the stream; Redis lets a name stand there more than once.
+
+    Returns:
+        Names and values. One whose name stood there before is called `text (2)` or so: nothing that came is lost, and
+        nobody takes such an entry for a document.
+    """
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    if 2 * len(fields) == len(flat):
+        return fields
+    fields.clear()
+    last_numbers: dict[bytes, int] = {}
+    for name, value in zip(flat[::2], flat[1::2], strict=True):
+        numbered, number = name, last_numbers.get(name, 1)
+        while numbered in fields:
+            number += 1
+            numbered = b"%b (%d)" % (name, number)
+        fields[numbered] = value
+        last_numbers[name] = number
+    return fields
 
 
 class Address(NamedTuple):

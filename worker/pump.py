@@ -70,7 +70,12 @@ class Pump:
         self._holdings = Holdings(settings.max_held_tokens)
         self._batcher = Batcher(self._budget, settings.max_wait_seconds)
         self._metrics = Metrics()
-        self._watch = Watch(settings.forward_deadline_seconds, settings.max_batch_tokens)
+        self._watch = Watch(
+            settings.forward_deadline_seconds,
+            settings.max_batch_tokens,
+            holds_documents=lambda: len(self._holdings) > 0,
+            waits_for_redis=lambda: self._committer.waits_for_redis,
+        )
         self._committer = Committer(self._queue, holdings=self._holdings, metrics=self._metrics, giving_up=self._ended)
         self._serving = Serving(
             settings,
@@ -100,7 +105,7 @@ class Pump:
             settings.metrics_host,
             settings.metrics_port,
             registry=self._metrics.registry,
-            alive=lambda: self._watch.problem,
+            alive=self._watch.standing_still,
             ready=self.not_ready,
         )
 
@@ -221,6 +226,7 @@ class Pump:
             holdings=self._holdings,
             batcher=self._batcher,
             estimate=estimate,
+            watch=self._watch,
             metrics=self._metrics,
             finish=self._committer.put,
         )
@@ -235,6 +241,7 @@ class Pump:
             tokenize=tokenizers.put,
             finish=self._committer.put,
             gate=self._gate,
+            watch=self._watch,
             stopping=self._stopping,
         )
         for number in range(self._settings.tokenizer_threads):

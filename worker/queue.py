@@ -5,6 +5,7 @@ the consumer group from its reading to its commit, so whatever happens to a work
 """
 
 import logging
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,11 +16,12 @@ from redis.commands.core import Script
 
 from gpner.errors import ServiceError
 from worker.connection import connect, explaining
-from worker.protocol import Keys
+from worker.protocol import Keys, fields_of
 from worker.settings import Settings
+from worker.turns import Turns
 
-# Under a lasting flood of urgent documents, of eight reads one begins with `bulk` and one with the normal stream.
-FAIR_READS = 8
+# What even an empty document counts when streams share a worker.
+ENTRY_BYTES = 64
 # A document delivered so often has probably killed two workers.
 SUSPECT_DELIVERIES = 3
 # More entries in one script would keep Redis from others for longer than a millisecond or two.
@@ -84,7 +86,9 @@ class DocumentQueue:
         self.redis = connect(settings.redis_url)
         self.result_ttl_seconds = settings.result_ttl_seconds
         self.lease_milliseconds = max(1, round(settings.lease_seconds * 1000))
-        self._reads = 0
+        # redis-py would make dictionaries of the fields, and a field that stands there twice would go unseen.
+        self.redis.set_response_callback("XREADGROUP", lambda answer, **_: answer or [])
+        self._turns = Turns(self.keys.streams, settings.fair_share)
         names = (
             "read", "renew", "reclaim", "commit", "release", "forget", "oldest", "unfinished", "announce"
         )  # fmt: skip
@@ -100,20 +104,25 @@ class DocumentQueue:
                 try:
                     self.redis.xgroup_create(stream, self.keys.group, id="0", mkstream=True)
                 except redis.ResponseError as error:
-                    if "BUSYGROUP" not in str(error):
+                    # A full Redis refuses this even where the group is, and it may be that only workers can free it.
+                    if "BUSYGROUP" not in str(error) and not self._has_group(stream):
                         raise
         self._forget("")
 
-    def read(self, count: int, block_seconds: float) -> list[Entry]:
+    def read(self, count: int, block_seconds: float, max_bytes: int = sys.maxsize) -> list[Entry]:
         """Take documents that nobody has, urgent streams first.
 
         Args:
             count: The most documents to take.
-            block_seconds: How long to wait when there are none; keep it under the connection's timeout of 10 s.
+            block_seconds: How long to wait when there are none; keep it under the connection's timeout of 10 s. What
+                comes then is one document of each stream at most.
+            max_bytes: Take no more after so many bytes. The last documents, eight at most, may pass it by any number.
         """
-        if found := self._run("read", self._streams_in_turn(), [self.keys.group, self.consumer, count]):
-            return [self._entry(stream, row, 1) for stream, rows in found for row in rows]
-        return self._wait(count, block_seconds) if block_seconds > 0 else []
+        arguments = [self.keys.group, self.consumer, count, max_bytes]
+        order = self._turns.order()
+        entries = self._first_deliveries(self._run("read", order, arguments))
+        self._turns.record(order, _sizes(entries))
+        return entries or (self._first_deliveries(self._wait(block_seconds)) if block_seconds > 0 else [])
 
     def renew(self, entries: Sequence[Entry]) -> list[Entry]:
         """Keep entries from being taken over; those that already were are left alone.
@@ -127,19 +136,26 @@ class DocumentQueue:
             lost += [chunk[position] for position in positions]
         return lost
 
-    def reclaim(self, count: int, suspects: bool = True) -> list[Entry]:
+    def reclaim(self, count: int) -> tuple[list[Entry], bool]:
         """Take over entries that no worker has renewed for a lease, released ones at once; each counts as a delivery.
 
         Renew what this worker holds first: after a time without Redis its own entries look abandoned too.
 
         Args:
             count: The most entries to take.
-            suspects: Whether one of them may be a suspect, delivered `SUSPECT_DELIVERIES` times or more. Never two:
-                whoever holds many when it is killed cannot tell which one did it, and would bury the innocent too.
+
+        Returns:
+            The entries, and whether suspects wait, which only `reclaim_suspect` takes.
         """
-        arguments = [self.keys.group, self.consumer, self.lease_milliseconds, count, SUSPECT_DELIVERIES, int(suspects)]
-        taken = self._run("reclaim", (*self.keys.streams, self.keys.clock), arguments)
-        return [self._entry(stream, row, deliveries) for stream, row, deliveries in taken]
+        return self._reclaim(count, suspects=False)
+
+    def reclaim_suspect(self) -> Entry | None:
+        """Take over one abandoned entry of those delivered so often that they have probably killed workers.
+
+        Hold nothing else from its reading to its end: what is held with it dies with it, and is suspected in its turn.
+        """
+        entries, _ = self._reclaim(1, suspects=True)
+        return entries[0] if entries else None
 
     def commit(self, outcomes: Sequence[Outcome]) -> list[bool]:
         """Finish entries and publish their outcomes, in one step for all.
@@ -149,7 +165,7 @@ class DocumentQueue:
 
         Returns:
             For each outcome whether it was the first, now or in an earlier call whose answer was lost; False changed
-            nothing. (A burial without a result key cannot be told from another worker's, and counts as False then.)
+            nothing. (Of a burial whose answer was lost nobody can say whose it was; it counts as False.)
         """
         keys: list[str] = [*self.keys.streams, self.keys.dead]
         buried = sum(outcome.dead is not None for outcome in outcomes)
@@ -217,6 +233,13 @@ class DocumentQueue:
         """Close the connections; entries stay pending until another worker takes them over."""
         self.redis.close()
 
+    def _has_group(self, stream: str) -> bool:
+        try:
+            self.redis.xinfo_consumers(stream, self.keys.group)
+        except redis.ResponseError:
+            return False
+        return True
+
     def _run(self, script: str, keys: Iterable[str], arguments: list[Any]) -> Any:
         with explaining(self.url):
             try:
@@ -229,40 +252,34 @@ class DocumentQueue:
         with explaining(self.url):
             return self._scripts[script](keys=tuple(keys), args=arguments)
 
-    def _wait(self, count: int, block_seconds: float) -> list[Entry]:
-        # COUNT is per stream here, hence the third.
-        each = max(1, count // len(self.keys.streams))
+    def _reclaim(self, count: int, *, suspects: bool) -> tuple[list[Entry], bool]:
+        arguments = [self.keys.group, self.consumer, self.lease_milliseconds, count, SUSPECT_DELIVERIES, int(suspects)]
+        suspects_wait, *taken = self._run("reclaim", (*self.keys.streams, self.keys.clock), arguments)
+        return [self._entry(stream, row, deliveries) for stream, row, deliveries in taken], bool(suspects_wait)
+
+    def _wait(self, block_seconds: float) -> Any:
         milliseconds = max(1, round(block_seconds * 1000))
         streams: dict[Any, Any] = dict.fromkeys(self.keys.streams, ">")
-        found: Any
         try:
             with explaining(self.url):
-                found = self.redis.xreadgroup(self.keys.group, self.consumer, streams, count=each, block=milliseconds)
+                # COUNT is per stream here; who wakes up reads the rest under the limits of `read`.
+                return self.redis.xreadgroup(self.keys.group, self.consumer, streams, count=1, block=milliseconds)
         except ServiceError as error:
             if not any(sign in str(error.__cause__) for sign in ("NOGROUP", "UNBLOCKED")):
                 raise
             self.ensure()
             return []
-        rows = [(stream, entry_id, fields) for stream, rows in found for entry_id, fields in rows]
-        return [Entry(stream.decode(), entry_id.decode(), fields, 1) for stream, entry_id, fields in rows]
 
     def _forget(self, consumer: str) -> None:
         silence = FORGET_LEASES * self.lease_milliseconds
         self._run("forget", self.keys.streams, [self.keys.group, consumer, silence])
 
-    def _streams_in_turn(self) -> tuple[str, ...]:
-        high, normal, bulk = self.keys.streams
-        self._reads += 1
-        if self._reads % FAIR_READS == 0:
-            return bulk, normal, high
-        if self._reads % FAIR_READS == FAIR_READS // 2:
-            return normal, high, bulk
-        return high, normal, bulk
+    def _first_deliveries(self, found: Any) -> list[Entry]:
+        return [self._entry(stream, row, 1) for stream, rows in found for row in rows]
 
     def _entry(self, stream: bytes, row: list[Any], deliveries: int) -> Entry:
         entry_id, flat = row
-        fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        return Entry(stream.decode(), entry_id.decode(), fields, deliveries)
+        return Entry(stream.decode(), entry_id.decode(), fields_of(flat), deliveries)
 
     def _names(self, entries: Sequence[Entry]) -> list[Any]:
         """Stream number (as Lua counts) and entry id of each entry, in a row."""
@@ -274,6 +291,15 @@ def load_script(connection: redis.Redis, name: str) -> Script:
     """A script of worker/lua, sent to Redis on its first use and again whenever Redis has forgotten it."""
     text = resources.files("worker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
     return connection.register_script(text)
+
+
+def _sizes(entries: Sequence[Entry]) -> dict[str, int]:
+    """How much of each stream some entries are, in bytes of text; an entry itself counts something too."""
+    sizes: dict[str, int] = {}
+    for entry in entries:
+        size = ENTRY_BYTES + len(entry.fields.get(b"text", b""))
+        sizes[entry.stream] = sizes.get(entry.stream, 0) + size
+    return sizes
 
 
 def _chunks(entries: Sequence[Entry]) -> Iterable[Sequence[Entry]]:

@@ -122,7 +122,7 @@ class Serving:
         problem = None
         try:
             self._use(path)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the new model, the old one still works
+        except BaseException as error:  # noqa: BLE001 - whatever is wrong with it, even a panic in Rust, the old one works
             problem = (
                 reason_of(error) if isinstance(error, GpnerError) else f"{type(error).__name__}: {reason_of(error)}"
             )
@@ -138,9 +138,10 @@ class Serving:
 
     def _use(self, path: str) -> None:
         started = time.perf_counter()
-        engine = self._load(self._settings.model_copy(update={"model": path}))
-        engine.warm_up()
-        self._forwarder = Forwarder(engine, self._budget, self._watch, self._metrics)
+        with self._watch.loading():
+            engine = self._load(self._settings.model_copy(update={"model": path}))
+            engine.warm_up()
+            self._forwarder = Forwarder(engine, self._budget, self._watch, self._metrics)
         logger.info(
             "model %s, revision %s, is warm after %.1f s",
             engine.model_name, engine.model_revision, time.perf_counter() - started,

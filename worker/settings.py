@@ -131,6 +131,14 @@ class Settings(BaseSettings):
         ge=1,
         description="A longer text fails with the reason instead of being read; nothing is ever cut short.",
     )
+    fair_share: float = Field(
+        default=0.125,
+        ge=0,
+        le=1 / 3,
+        description="Of all that a worker reads, in bytes of text, the share that bulk documents get however many "
+        "urgent ones wait, and the same for normal ones, so that neither starves: 0.125 is an eighth for each. With 0 "
+        "they wait as long as anything more urgent is there.",
+    )
     result_ttl_seconds: int = Field(
         default=86_400,
         ge=1,

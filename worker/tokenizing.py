@@ -11,6 +11,7 @@ from worker.engine import Engine
 from worker.held import Held, Holdings, TokenEstimate
 from worker.metrics import Metrics
 from worker.outcomes import Failed, FailureReason, Finished, reason_of
+from worker.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ class Tokenizers:
         holdings: Learns what documents really have.
         batcher: Gets them.
         estimate: Learns from them.
+        watch: Ends the process if the tokenizer hangs.
         finish: Takes documents that failed.
     """
 
@@ -33,6 +35,7 @@ class Tokenizers:
         holdings: Holdings,
         batcher: Batcher,
         estimate: TokenEstimate,
+        watch: Watch,
         metrics: Metrics,
         finish: Callable[[list[Finished]], None],
     ) -> None:
@@ -40,6 +43,7 @@ class Tokenizers:
         self._holdings = holdings
         self._batcher = batcher
         self._estimate = estimate
+        self._watch = watch
         self._metrics = metrics
         self._finish = finish
         # Bounded by what may be held.
@@ -57,7 +61,8 @@ class Tokenizers:
     def _tokenize(self, group: Sequence[Held]) -> None:
         started = time.perf_counter()
         try:
-            windows = self._current_engine().tokenize([held.document.text for held in group])
+            with self._watch.tokenizing(len(group), sum(held.tokens for held in group)):
+                windows = self._current_engine().tokenize([held.document.text for held in group])
             for held, tokenized in zip(group, windows, strict=True):
                 held.tokenized = tokenized
         except Exception as error:  # noqa: BLE001 - whatever it is, it is one document's fault

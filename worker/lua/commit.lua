@@ -5,8 +5,9 @@
 -- KEYS: three streams, dead letters, then result and reply keys.
 -- ARGV: group, seconds to live, number of dead letters; then for each outcome: stream number, entry id, number of its
 -- result key or 0, number of its reply key or 0, payload, dead letter or ''.
--- Returns for each outcome 0: somebody else was first; 1: done; 2: done, but the reply was refused; 3: this very outcome
--- was committed before, by a call whose answer was lost.
+-- Returns for each outcome 0: somebody else was first; 1: done; 2: done, but the reply was refused; 3: this very result
+-- was committed before, by a call whose answer was lost. No two workers write the same result, for it says how long the
+-- document took; failures may well be the same.
 if tonumber(ARGV[3]) > 0 then
   redis.call('XLEN', KEYS[4])
 end
@@ -31,7 +32,7 @@ for i = 4, #ARGV, 6 do
       redis.call('XADD', KEYS[4], '*', 'letter', dead)
     end
     redis.call('XDEL', stream, id)
-  elseif tonumber(ARGV[i + 2]) > 0 and redis.pcall('GET', KEYS[tonumber(ARGV[i + 2])]) == ARGV[i + 4] then
+  elseif ARGV[i + 5] == '' and redis.pcall('GET', KEYS[tonumber(ARGV[i + 2])]) == ARGV[i + 4] then
     state = 3
   end
   states[#states + 1] = state

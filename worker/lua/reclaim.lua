@@ -1,9 +1,9 @@
 -- Take over entries that nobody has renewed for a lease. XCLAIM counts it as a delivery. Entries that would be delivered
--- for the ARGV[5]th time or more are suspected of killing their workers: at most ARGV[6] of them are taken.
--- KEYS: streams, clock. ARGV: group, consumer, lease in milliseconds, count, deliveries of a suspect, most suspects.
--- Returns {stream, {id, {field, value, ...}}, deliveries} for each entry.
-local left, suspects = tonumber(ARGV[4]), tonumber(ARGV[6])
-local answer = {}
+-- for the ARGV[5]th time or more are suspected of killing their workers: either nothing but suspects is taken, or none.
+-- KEYS: streams, clock. ARGV: group, consumer, lease in milliseconds, count, deliveries of a suspect, 1 to take suspects.
+-- Returns 1 if a suspect was left, otherwise 0, then {stream, {id, {field, value, ...}}, deliveries} for each entry.
+local left, takes_suspects = tonumber(ARGV[4]), ARGV[6] == '1'
+local answer = {0}
 local clock = table.remove(KEYS)
 
 -- Redis' clock may be set back. What was renewed before then seems to be renewed in the future, and would belong to its
@@ -36,14 +36,13 @@ for _, stream in ipairs(KEYS) do
     for _, pending in ipairs(page) do
       local id, deliveries = pending[1], pending[4] + 1
       local suspect = deliveries >= tonumber(ARGV[5])
-      if left > 0 and not (suspect and suspects == 0) then
+      if suspect and not takes_suspects then
+        answer[1] = 1
+      elseif left > 0 and suspect == takes_suspects then
         local claimed = redis.call('XCLAIM', stream, ARGV[1], ARGV[2], 0, id)
         if claimed[1] then
           answer[#answer + 1] = {stream, claimed[1], deliveries}
           left = left - 1
-          if suspect then
-            suspects = suspects - 1
-          end
         else
           -- Somebody deleted it from the stream; Redis 6.2 would keep it pending for ever.
           redis.call('XACK', stream, ARGV[1], id)
