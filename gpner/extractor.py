@@ -41,7 +41,8 @@ class Extractor:
         model: The model, already on its device.
         tokenizer: The tokenizer that it was trained with.
         model_name: What results call the model.
-        model_revision: The hash of the checkpoint's content; empty for a model that was not read from one.
+        model_revision: The hash of the checkpoint's content, ending in -flat if `flat`; empty for a model that was not
+            read from one.
         max_batch_tokens: Most tokens in one forward, special tokens included; a longer window is read alone.
         flat: Whether overlapping entities are reduced to the best ones.
     """
@@ -92,7 +93,8 @@ class Extractor:
             model,
             tokenizer,
             model_name=Path(path).resolve().name,
-            model_revision=checkpoint_revision(path),
+            # With overlaps taken out its answers are others.
+            model_revision=checkpoint_revision(path) + "-flat" * flat,
             max_batch_tokens=max_batch_tokens,
             flat=flat,
         )

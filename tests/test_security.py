@@ -14,6 +14,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from gpner.errors import ResultTimeout, ServiceError
+from tests.bulk_tools import rows_of, write_jsonl
 from tests.secure_redis import SecureRedis, run, secure_server
 from tests.workers import WorkerProcess, immortal_keys, wait_until
 from worker.client import Client
@@ -133,7 +134,32 @@ def test_taking_over_and_handing_back_need_no_right_that_a_worker_lacks(
     assert server.refusals() == []
 
 
+@needs_secure_redis
+@pytest.mark.integration
+def test_a_bulk_job_asks_for_no_right_that_its_user_lacks(server: SecureRedis, admin: Redis, tmp_path: Path) -> None:
+    corpus = write_jsonl(
+        tmp_path / "corpus.jsonl", [{"id": str(number), "text": "ADA in PARIS"} for number in range(100)]
+    )
+    job = ("worker.cli", "bulk", str(corpus), "--output", str(tmp_path / "out"), "--shard-documents", "10")
+    with WorkerProcess(as_user(server, "worker"), "load_capitals", tmp_path / "log") as worker:
+        worker.wait_until_ready()
+        done = run(as_user(server, "bulk"), *job)
+
+    assert (done.returncode, len(rows_of(tmp_path / "out"))) == (0, 100), done.stderr
+    assert list(admin.scan_iter("gpner:re*")) == []
+    assert server.refusals() == []
+
+
 FORBIDDEN = {
+    "bulk": [
+        "KEYS *", "SCAN 0", "GET gpner:result:1", "GET gpner:result:bulk:1", "UNLINK gpner:result:1",
+        "DEL gpner:result:bulk:1", "SET gpner:result:bulk:1 x", "DEL gpner:reply:1", "XREAD STREAMS gpner:reply:1 0",
+        "XADD gpner:reply:bulk:1 * a b", "XRANGE gpner:documents - +", "XRANGE gpner:documents:high - +",
+        "XREAD STREAMS gpner:documents:bulk 0", "XDEL gpner:documents:bulk 1-1", "XTRIM gpner:documents:bulk MAXLEN 0",
+        "XREADGROUP GROUP workers me STREAMS gpner:documents:bulk >", "XACK gpner:documents:bulk workers 1-1",
+        "DEL gpner:documents:bulk", "XLEN gpner:dead", "XREVRANGE gpner:dead + -", "HSET gpner:workers me x",
+        "LPUSH gpner:tasks x", "FLUSHALL", "CONFIG GET *", "INFO", "EVAL x 0",
+    ],
     "producer": [
         "KEYS *", "SCAN 0", "RANDOMKEY", "DBSIZE", "TYPE gpner:result:1", "EXISTS gpner:result:1", "OBJECT HELP",
         "SET gpner:result:1 x", "DEL gpner:result:1", "MGET gpner:result:1 gpner:celery-task-meta-1",
@@ -156,6 +182,7 @@ FORBIDDEN = {
         "KEYS *", "SCAN 0", "RPOP gpner:tasks", "BRPOP gpner:tasks 1", "LRANGE gpner:tasks 0 -1", "DEL gpner:tasks",
         "HGETALL gpner:unacked", "PUBLISH gpner:/0.celery.pidbox x", "SET gpner:celery-task-meta-1 x",
         "PSUBSCRIBE gpner:celery-task-meta-*", "GET gpner:result:1", "XLEN gpner:documents", "FLUSHALL", "CONFIG GET *",
+        "PEXPIRE gpner:tasks 1", "SADD gpner:tasks x", "ZADD gpner:tasks 1 x", "LPUSH gpner:_kombu.binding.tasks x",
     ],
     "worker": [
         "KEYS *", "SCAN 0", "DEL gpner:documents", "DEL gpner:dead", "XTRIM gpner:documents MAXLEN 0",
@@ -207,8 +234,8 @@ def test_what_is_wrong_with_a_secure_connection_is_said_in_one_line(
         server.url("producer", ca=foreign): "must speak TLS on this port, with certificates that fit",
         server.url("producer", password="wrong"): "refused the login; check user and password in GPNER_REDIS_URL",
         server.url("admin").replace("admin:", "nobody:"): "refused the login",
-        f"{server.url('producer')}&max_conections=1": "leave out options that redis-py does not know",
-        f"{plain}?socket_timeout=0.2": "must speak TLS on this port",
+        f"{server.url('producer')}&ssl_ca_cert=x": "leave out options other than db and ssl_",
+        plain: "must speak TLS on this port",
     }
 
     for url, expected in mistakes.items():

@@ -619,3 +619,23 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, ending):
         peaks.append(int(done.stdout.split()[-1]))
 
     assert peaks[1] < 1.15 * peaks[0]
+
+
+@pytest.mark.integration
+def test_the_output_of_a_real_bulk_job_is_shown(show, tmp_path):
+    texts = [f"ROW {number} of a corpus with SOME CAPITALS" for number in range(30)]
+    (tmp_path / "in.jsonl").write_bytes(lines({"id": f"doc-{n}", "text": text} for n, text in enumerate(["", *texts])))
+    command = [sys.executable, "-m", "worker.cli", "bulk", "in.jsonl", "--output", "out", "--local"]
+    surroundings = {"GPNER_ENGINE": "tests.engines:load_capitals", "PYTHONPATH": str(Path(__file__).parents[1])}
+    job = subprocess.run(
+        [*command, "--shard-documents", "10"], cwd=tmp_path, env={**os.environ, **surroundings}, timeout=100
+    )
+
+    page = show(tmp_path / "out")
+
+    assert job.returncode == 1
+    assert page.locator("#corpus").inner_text() == "capitals 0123456789ab · 4 files"
+    assert headline(page)["documents"][0] == "30"
+    assert headline(page)["failures"][0] == "1"
+    assert len(listed(page)) == 30
+    assert marked(page) == ["ROW", "SOME", "CAPITALS"]

@@ -1,5 +1,6 @@
 """One way to connect to Redis, and one way to say what is wrong with it."""
 
+import re
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.credentials import CredentialProvider
 from redis.exceptions import AuthorizationError
 from redis.retry import Retry
@@ -19,6 +21,8 @@ from worker.settings import RedisUrl, load_settings
 # one that was cut without a word, is believed.
 SOCKET_TIMEOUT_SECONDS = 10.0
 CONNECT_TIMEOUT_SECONDS = 5.0
+# What an address may hold. Other options would win over those below, and Celery's lane would not know them.
+_OF_ADDRESS = re.compile(r"connection_class|host|port|path|username|password|db|ssl_[a-z_]+")
 
 
 def connect(url: RedisUrl) -> redis.Redis:
@@ -32,10 +36,13 @@ def connect(url: RedisUrl) -> redis.Redis:
     """
     address = url.get_secret_value()
     of_network = {"socket_connect_timeout": CONNECT_TIMEOUT_SECONDS, "socket_keepalive": True}
-    options: dict[str, Any] = {} if address.startswith("unix://") else of_network
+    more: dict[str, Any] = {} if address.startswith("unix://") else of_network
     try:
+        options = parse_url(address)  # type: ignore[no-untyped-call]  # redis-py has none
+        if not all(map(_OF_ADDRESS.fullmatch, options)):
+            raise ValueError
         client = NamingRedis.from_url(
-            address, protocol=2, socket_timeout=SOCKET_TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0), **options
+            address, protocol=2, socket_timeout=SOCKET_TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0), **more
         )
         # The library looks at the options of an address only when it makes a connection, which opens none yet.
         client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
@@ -43,7 +50,7 @@ def connect(url: RedisUrl) -> redis.Redis:
         # The library's own words may quote a part of the password.
         raise ServiceError(
             f"GPNER_REDIS_URL must be an address of Redis, was: {url}; "
-            "percent-encode special characters of the password, and leave out options that redis-py does not know"
+            "percent-encode special characters of the password, and leave out options other than db and ssl_..."
         ) from None
     return client
 

@@ -1,4 +1,4 @@
-"""The command line of the service: `gpner-worker start | status | submit | dead | demo`, a module for each command."""
+"""The service's command line: `gpner-worker start | status | submit | bulk | dead | demo`, one module a command."""
 
 import argparse
 import os
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from gpner.errors import GpnerError
-from worker.cli import dead, demo, start, status, submit
+from worker.cli import bulk, dead, demo, start, status, submit
 
 # Exit code of a command that could not do its work because of what the user gave it.
 WRONG_USE = 2
 # As shells count it: 128 and the number of SIGINT.
 INTERRUPTED = 130
-COMMANDS = (start, status, submit, dead, demo)
+COMMANDS = (start, status, submit, bulk, dead, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

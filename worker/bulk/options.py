@@ -1,0 +1,74 @@
+"""What the user asks of a bulk job."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpner.errors import ConfigError
+from worker.bulk.formats import FORMATS
+from worker.bulk.inputs import is_remote
+from worker.bulk.rows import OWN_COLUMNS
+
+# Exit codes; 2 is wrong use, as everywhere.
+DONE, DONE_WITH_FAILURES, STOPPED = 0, 1, 3
+STANDARD_OUTPUT = "-"
+SHARD_DOCUMENTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The flags of `gpner-worker bulk`.
+
+    Raises:
+        ConfigError: If two of them contradict each other, or one is out of its range.
+    """
+
+    inputs: Sequence[str]
+    output: str
+    local: bool = False
+    format: str = "parquet"
+    text_field: str = "text"
+    id_field: str = "id"
+    keep: Sequence[str] = ()
+    shard_documents: int = SHARD_DOCUMENTS
+    limit: int | None = None
+    max_failures: int | None = None
+    strict: bool = False
+    retry_failures: bool = False
+    dry_run: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        taken = [name for name in self.keep if name in OWN_COLUMNS]
+        if taken:
+            raise ConfigError(f"--keep must name columns that the output does not have already, was: {taken[0]}")
+        if self.format not in FORMATS:
+            raise ConfigError(f"--format must be one of {', '.join(FORMATS)}, was: {self.format}")
+        if self.shard_documents < 1 or (self.limit is not None and self.limit < 1):
+            raise ConfigError("--shard-documents and --limit must be at least 1")
+        if is_remote(self.output):
+            raise ConfigError(f"--output must be a folder of this machine, was: {self.output}; copy it afterwards")
+        if self.retry_failures and self.to_standard_output:
+            raise ConfigError("--retry-failures needs the folder of a job as --output, was: -")
+
+    @property
+    def to_standard_output(self) -> bool:
+        """Whether rows go there instead of into a folder; no job is remembered then."""
+        return self.output == STANDARD_OUTPUT
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(self.output)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the output depends on besides input and model."""
+        return {
+            "format": self.format,
+            "text_field": self.text_field,
+            "id_field": self.id_field,
+            "keep": list(self.keep),
+            "shard_documents": self.shard_documents,
+        }

@@ -1,0 +1,83 @@
+"""`gpner-worker bulk`."""
+
+import argparse
+import sys
+from typing import Any
+
+from rich.console import Console
+
+from gpner.errors import ConfigError
+from worker.cli.command import console, new_command
+
+MODULES = ("pyarrow", "fsspec")
+
+
+def add_command(commands: Any) -> None:
+    """Add `bulk` and its flags to the parser."""
+    parser = new_command(
+        commands, "bulk", _bulk, "extract a whole corpus into files; run it again to go on after a stop"
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="IN",
+        help="JSONL, CSV or TSV (.gz, .zst, .bz2 too), Parquet, folders of these or of .txt, data sets of Hugging "
+        "Face on disk; globs; addresses that fsspec opens; - is JSONL from standard input",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        help="a new folder, or that of this job; - writes JSONL to standard output",
+    )
+    parser.add_argument(
+        "--local", action="store_true", help="run GPNER_MODEL in this process, instead of sending documents to workers"
+    )
+    parser.add_argument(
+        "--format", default="parquet", metavar="FORMAT", help="parquet (default), jsonl, jsonl.gz or jsonl.zst"
+    )
+    parser.add_argument("--text-field", default="text", metavar="COLUMN", help="the text's column; default: text")
+    parser.add_argument(
+        "--id-field",
+        default="id",
+        metavar="COLUMN",
+        help="the id's column; default: id. A row without one gets its file and row as its id",
+    )
+    parser.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="copy this column into the output; may be repeated",
+    )
+    parser.add_argument(
+        "--shard-documents", type=int, default=10_000, metavar="N", help="rows of the input in a shard; default: 10000"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows of the input")
+    parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be read")
+    parser.add_argument("--max-failures", type=int, metavar="N", help="stop when more than N documents have failed")
+    parser.add_argument("--retry-failures", action="store_true", help="only try those again that are in failures.jsonl")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="read the input, say what is wrong with it, write nothing"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
+    parser.epilog = (
+        "Exit codes: 0 all is done, 1 done with failures (failures.jsonl names them), 2 wrong use, "
+        "3 stopped: the same command goes on. Ctrl-C finishes what is under way, twice stops at once."
+    )
+
+
+def _bulk(options: argparse.Namespace) -> None:
+    flags = {name: value for name, value in vars(options).items() if name != "run"}
+    try:
+        from worker.bulk.dry_run import dry_run
+        from worker.bulk.options import Options
+        from worker.bulk.run import run
+    except ModuleNotFoundError as error:
+        if error.name not in MODULES:
+            raise
+        raise ConfigError(f"bulk needs the package {error.name}; run `pip install 'gpner[bulk]'`") from None
+    wanted = Options(**flags)
+    if wanted.dry_run:
+        sys.exit(int(not dry_run(wanted, console)))
+    sys.exit(run(wanted, console, Console(stderr=True)))
