@@ -39,6 +39,7 @@ from gpner.errors import DataError
 from gpner.evaluation import Evaluation, evaluate, evaluate_extractor
 from gpner.examples import Example, labels_of, read_corpus
 from gpner.extractor import Extractor, choose_device, inference_dtype
+from gpner.pretraining.model import n_token_ids
 from gpner.pretraining.vocabulary import load_vocabulary
 from gpner.tokenization import TextTokenizer, TokenizedText, align, to_entities, windows_holding
 from gpner.training import train
@@ -199,7 +200,7 @@ def write_random_encoder(options: argparse.Namespace) -> Path:
     tokenizer: PreTrainedTokenizerFast = load_vocabulary(str(options.vocab))
     torch.manual_seed(options.seed)
     config = BertConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=n_token_ids(tokenizer),
         hidden_size=options.hidden,
         intermediate_size=4 * options.hidden,
         num_hidden_layers=options.layers,
