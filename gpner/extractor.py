@@ -16,6 +16,7 @@ from gpner.entities import Extraction
 from gpner.errors import ConfigError, DocumentError, OutOfMemoryError
 from gpner.model import GlobalPointerForEntities
 from gpner.packing import pack_by_length
+from gpner.peak import measure_peak_flops
 from gpner.tokenization import TextTokenizer, TokenizedText, Window, entity_logits, merge_windows, to_entities
 
 # How many packs `extract_iter` reads ahead, so that there are neighbours in length to choose from.
@@ -45,6 +46,9 @@ class Extractor:
             read from one.
         max_batch_tokens: Most tokens in one forward, special tokens included; a longer window is read alone.
         flat: Whether overlapping entities are reduced to the best ones.
+
+    Attributes:
+        peak_flops: What the device does on large matrix products, in operations a second; 0 before `warm_up`.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Extractor:
         self.model_revision = model_revision
         self.max_batch_tokens = max_batch_tokens
         self.flat = flat
+        self.peak_flops = 0.0
         self.labels: tuple[str, ...] = tuple(model.config.labels)
         self.device = next(model.parameters()).device
         self._tokenizer = TextTokenizer(tokenizer, context=model.config.context, stride=model.config.stride)
@@ -189,9 +194,10 @@ class Extractor:
         return of_documents, forward_seconds, decode_seconds
 
     def warm_up(self) -> None:
-        """Run the largest pack once, so that no document waits for first-time work."""
+        """Run the largest pack once, so that no document waits for first-time work, and measure `peak_flops`."""
         word = "warm "
         self.extract([word * self.max_batch_tokens])
+        self.peak_flops = measure_peak_flops(self.device, inference_dtype(self.device))
 
     def _run_pack(self, windows: Sequence[Window], thresholds: Tensor) -> tuple[list[list[Span]], float, float]:
         try:

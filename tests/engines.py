@@ -46,6 +46,7 @@ class CapitalsEngine:
         self.model_name = "capitals"
         self.model_revision = "0123456789ab"
         self.labels = ("WORD", "LONG")
+        self.peak_flops = 1e9
         self.max_batch_tokens = settings.max_batch_tokens
         self.runs: list[list[str]] = []
         self._seconds_per_token = seconds_per_token

@@ -2,9 +2,11 @@
 
 import urllib.error
 import urllib.request
+from importlib.metadata import version
+from typing import get_args
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
@@ -14,7 +16,8 @@ from tests.engines import load_capitals
 from tests.workers import wait_until
 from worker.client import Client
 from worker.health import HealthServer, check_port
-from worker.metrics import Metrics, queue_families
+from worker.metrics import SCORES, EntityScores, Metrics, queue_families
+from worker.outcomes import FailureReason
 from worker.protocol import Keys
 from worker.pump import Pump
 from worker.queue import DocumentQueue
@@ -70,12 +73,19 @@ def test_a_worker_counts_what_it_does(settings: Settings, redis: Redis) -> None:
     assert found["gpner_batch_tokens_sum",] >= 4
     assert found["gpner_batch_fill_ratio_count",] > 0
     assert found["gpner_queue_depth", KEYS.normal] == 0
-    assert found["gpner_queue_oldest_age_seconds",] == 0
+    assert found["gpner_queue_oldest_age_seconds", KEYS.normal] == 0
+    assert found["gpner_document_windows_sum",] == 3
+    assert found["gpner_entity_score_count", "WORD"] == 2
+    assert found["gpner_entity_score_bucket", "WORD", "0.5"] == 2
+    assert found["gpner_entity_score_sum", "LONG"] == 0.5
     assert found["gpner_documents_in_flight",] == 0
     assert found["gpner_dead_letters",] == 2
     assert found["gpner_redelivered_total",] == 0
     assert found["gpner_model_flops_total",] >= 4
     assert found["gpner_out_of_memory_total",] == 0
+    assert found["gpner_device_peak_flops",] == 1e9
+    assert found["gpner_process_start_time_seconds",] > 0
+    assert found["gpner_worker_info", version("gpner")] == 1
     assert found["gpner_device_memory_bytes",] > 0
     assert found["gpner_model_info", "cpu", "capitals", "0123456789ab"] == 1
     assert found["gpner_ready",] == 1
@@ -91,23 +101,48 @@ def test_every_metric_has_help_and_base_units_and_no_document_in_a_label() -> No
         assert not family.name.endswith(("_ms", "_milliseconds", "_kb", "_percent"))
 
 
+def test_what_may_come_to_be_counted_is_counted_from_nought() -> None:
+    metrics = Metrics()
+    metrics.expect_labels(["PER"])
+
+    found = {
+        (sample.name, *sample.labels.values()) for family in metrics.registry.collect() for sample in family.samples
+    }
+
+    assert {("gpner_documents_total", "failed", reason) for reason in get_args(FailureReason)} < found
+    assert {("gpner_entities_total", "PER"), ("gpner_entity_score_count", "PER")} < found
+
+
+def test_scores_of_a_batch_are_those_of_its_entities_one_by_one() -> None:
+    scores, buckets = [0.3, 0.5, 0.51, 0.95, 0.991, 1.0], (*SCORES, float("inf"))
+    together, one_by_one = EntityScores(), Histogram("x", "x", ["label"], buckets=buckets, registry=None)
+
+    together.add("PER", scores)
+    for score in scores:
+        one_by_one.labels("PER").observe(score)
+
+    (ours,), (theirs,) = together.collect(), one_by_one.collect()
+    expected = [(sample.labels, sample.value) for sample in theirs.samples]
+    assert [(sample.labels, sample.value) for sample in ours.samples] == expected
+
+
 def test_depth_and_age_are_those_of_the_queue(settings: Settings, redis: Redis) -> None:
     metrics, queue = Metrics(), DocumentQueue(settings, consumer="test")
     metrics.measure_queue(queue)
     redis.xadd(KEYS.bulk, {"id": "1", "text": "x"}, id="1-1")
     redis.xadd(KEYS.high, {"id": "1", "text": "x"})
 
-    found = {sample.name: sample for family in metrics.registry.collect() for sample in family.samples}
-    depths = {
-        sample.labels["stream"]: sample.value
+    found = {
+        (sample.name, sample.labels.get("stream")): sample.value
         for family in metrics.registry.collect()
         for sample in family.samples
-        if sample.name == "gpner_queue_depth"
     }
     queue.close()
 
-    assert depths == {KEYS.high: 1, KEYS.normal: 0, KEYS.bulk: 1}
-    assert found["gpner_queue_oldest_age_seconds"].value > 365 * 86_400
+    assert [found["gpner_queue_depth", stream] for stream in KEYS.streams] == [1, 0, 1]
+    assert found["gpner_queue_oldest_age_seconds", KEYS.high] < 60
+    assert found["gpner_queue_oldest_age_seconds", KEYS.normal] == 0
+    assert found["gpner_queue_oldest_age_seconds", KEYS.bulk] > 365 * 86_400
 
 
 def test_a_scrape_without_redis_still_shows_the_worker(settings: Settings) -> None:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from queue import Full, Queue
@@ -92,7 +92,7 @@ class Committer:
     def _count(self, finished: Sequence[Finished], ours: Sequence[bool], now: float) -> None:
         """Count documents once: those that this worker was the first to commit."""
         ends: Counter[tuple[str, str]] = Counter()
-        entities: Counter[str] = Counter()
+        scores: defaultdict[str, list[float]] = defaultdict(list)
         tokens = 0
         for end, is_ours in zip(finished, ours, strict=True):
             if not is_ours:
@@ -101,7 +101,9 @@ class Committer:
                 ends["failed", end.reason] += 1
             else:
                 ends["done", ""] += 1
-                entities.update(entity.label for entity in end.extraction.entities)
+                for entity in end.extraction.entities:
+                    scores[entity.label].append(entity.score)
+                self._metrics.document_windows.observe(end.extraction.windows)
                 self._metrics.document_tokens.observe(end.extraction.tokens)
                 self._metrics.document_duration.observe(max(0.0, now - end.entry.enqueued_seconds))
                 tokens += end.extraction.tokens
@@ -109,5 +111,6 @@ class Committer:
         self.ended += sum(ours)
         for (outcome, reason), documents in ends.items():
             self._metrics.documents.labels(outcome, reason).inc(documents)
-        for label, found in entities.items():
-            self._metrics.entities.labels(label).inc(found)
+        for label, found in scores.items():
+            self._metrics.entities.labels(label).inc(len(found))
+            self._metrics.entity_scores.add(label, found)

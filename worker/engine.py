@@ -54,12 +54,15 @@ class Engine(Protocol):
         model_revision: A short hash of its content, so that results of a model and of its successor can be told apart.
         labels: The labels it knows.
         max_batch_tokens: Most tokens in one forward. The worker lowers it when the device runs out of memory.
+        peak_flops: What the device does on large matrix products, in operations a second, known after `warm_up`; 0 if
+            the engine does not know.
     """
 
     model_name: str
     model_revision: str
     labels: tuple[str, ...]
     max_batch_tokens: int
+    peak_flops: float
 
     def tokenize(self, texts: Sequence[str]) -> Sequence[Tokenized]:
         """Prepare texts for `run`. Called from several threads at once."""

@@ -5,15 +5,29 @@ counters, and never a document's id in a label. What only Redis knows (depths, a
 """
 
 import logging
-from collections.abc import Callable, Iterator
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import version
+from itertools import accumulate
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from gpner.errors import ServiceError
 from worker.devices import device_memory_bytes
+from worker.outcomes import FailureReason
 from worker.queue import DocumentQueue
 
 logger = logging.getLogger(__name__)
@@ -24,6 +38,8 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 LONG_SECONDS = (*SECONDS, 900, 3600, 14400, 86400)
 DOCUMENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 1048576)
+WINDOWS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256)
+SCORES = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 
 
@@ -40,6 +56,11 @@ class Metrics:
             ["outcome", "reason"],
             registry=registry,
         )
+        # A counter that first appears at 1 has, to Prometheus, not grown.
+        self.documents.labels("done", "")
+        self.documents.labels("taken_over", "")
+        for reason in get_args(FailureReason):
+            self.documents.labels("failed", reason)
         self.tokens = Counter(
             "gpner_tokens_total", "Tokens of documents that were done; each counts once.", registry=registry
         )
@@ -47,6 +68,8 @@ class Metrics:
             "gpner_entities_total", "Entities in results, by label, after a document's own filter.", ["label"],
             registry=registry,
         )  # fmt: skip
+        self.entity_scores = EntityScores()
+        registry.register(self.entity_scores)
         stages = Histogram(
             "gpner_stage_duration_seconds",
             "Time in each stage. queue: from enqueueing to reading. batch: from tokenized to the start of its forward. "
@@ -69,6 +92,13 @@ class Metrics:
         )
         self.document_tokens = Histogram(
             "gpner_document_tokens", "Tokens of each document that was done.", buckets=TOKENS, registry=registry
+        )
+        self.document_windows = Histogram(
+            "gpner_document_windows",
+            "Windows in which each document that was done was read; more than one where it is longer than the model's "
+            "context.",
+            buckets=WINDOWS,
+            registry=registry,
         )
         self.batch_documents = Histogram(
             "gpner_batch_documents", "Documents in each batch.", buckets=DOCUMENTS, registry=registry
@@ -96,6 +126,16 @@ class Metrics:
             "how well it is used.",
             registry=registry,
         )
+        self.device_peak_flops = Gauge(
+            "gpner_device_peak_flops",
+            "Floating-point operations a second that the device did on large matrix products when the model was "
+            "loaded; 0 if the engine does not say.",
+            registry=registry,
+        )
+        Info("gpner_worker", "The release of gpner that this worker runs.", registry=registry).info(
+            {"version": version("gpner")}
+        )
+        ProcessCollector(namespace="gpner", registry=registry)
         self.model_info = Info(
             "gpner_model", "The model that this worker serves, its revision, and its device.", registry=registry
         )
@@ -118,9 +158,48 @@ class Metrics:
         self.in_flight.set_function(in_flight)
         self.ready.set_function(lambda: float(ready()))
 
+    def expect_labels(self, labels: Iterable[str]) -> None:
+        """Count what a model may find from 0, so that a label that is found no more is seen to be missing."""
+        for label in labels:
+            self.entities.labels(label)
+            self.entity_scores.add(label, ())
+
     def measure_queue(self, queue: DocumentQueue) -> None:
         """Take the queue's gauges from Redis whenever they are asked for."""
         self.registry.register(QueueCollector(queue))
+
+
+class EntityScores(Collector):
+    """A histogram of the scores of entities, by label, that takes the scores of a batch at once.
+
+    prometheus_client's own takes them one by one, at four times the cost, and there are tens of thousands a second.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[str, list[int]] = {}
+        self._sums: dict[str, float] = {}
+        self._changing = threading.Lock()
+
+    def add(self, label: str, scores: Sequence[float]) -> None:
+        """Count the scores of entities of one label."""
+        with self._changing:
+            counts = self._counts.setdefault(label, [0] * len(SCORES))
+            for score in scores:
+                counts[bisect_left(SCORES, score)] += 1
+            self._sums[label] = self._sums.get(label, 0.0) + sum(scores)
+
+    def describe(self) -> list[Metric]:
+        """Name the metric without its values."""
+        return [_entity_score()]
+
+    def collect(self) -> Iterator[Metric]:
+        """The counts so far."""
+        family = _entity_score()
+        with self._changing:
+            for label, counts in self._counts.items():
+                at_most = list(zip(map(str, SCORES), accumulate(counts), strict=True))
+                family.add_metric([label], [*at_most, ("+Inf", at_most[-1][1])], self._sums[label])
+        yield family
 
 
 class QueueCollector(Collector):
@@ -139,7 +218,7 @@ class QueueCollector(Collector):
         try:
             for stream, documents in self._queue.depth().items():
                 depth.add_metric([stream], documents)
-            oldest_age.add_metric([], self._queue.oldest_age_seconds())
+                oldest_age.add_metric([stream], self._queue.oldest_age_seconds(stream))
             dead_letters.add_metric([], self._queue.dead_letters())
         except ServiceError as error:
             logger.debug("no queue metrics in this scrape: %s", error)
@@ -152,6 +231,10 @@ def queue_families() -> list[Metric]:
     return [_depth(), _oldest_age(), _dead_letters()]
 
 
+def _entity_score() -> HistogramMetricFamily:
+    return HistogramMetricFamily("gpner_entity_score", "Scores of entities in results, by label.", labels=["label"])
+
+
 def _depth() -> GaugeMetricFamily:
     return GaugeMetricFamily(
         "gpner_queue_depth", "Documents accepted and not yet finished, by stream.", labels=["stream"]
@@ -159,7 +242,11 @@ def _depth() -> GaugeMetricFamily:
 
 
 def _oldest_age() -> GaugeMetricFamily:
-    return GaugeMetricFamily("gpner_queue_oldest_age_seconds", "Age of the oldest unfinished document; 0 if none.")
+    return GaugeMetricFamily(
+        "gpner_queue_oldest_age_seconds",
+        "Age of the oldest unfinished document, by stream; 0 if there is none.",
+        labels=["stream"],
+    )
 
 
 def _dead_letters() -> GaugeMetricFamily:

@@ -146,6 +146,8 @@ class Serving:
             "model %s, revision %s, is warm after %.1f s",
             engine.model_name, engine.model_revision, time.perf_counter() - started,
         )  # fmt: skip
+        self._metrics.expect_labels(engine.labels)
+        self._metrics.device_peak_flops.set(engine.peak_flops)
         self._metrics.model_info.info(
             {"model": engine.model_name, "revision": engine.model_revision, "device": self._device}
         )
