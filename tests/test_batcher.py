@@ -111,6 +111,25 @@ def test_documents_that_another_worker_took_over_are_left_out() -> None:
     assert ids(batcher.take()) == [1, 2]
 
 
+def test_documents_that_another_worker_took_over_leave_a_pack_that_was_made_ready() -> None:
+    batcher = Batcher(TokenBudget(10), max_wait_seconds=60)
+    preparing = threading.Thread(target=batcher.prepare_until_closed)
+    preparing.start()
+    batcher.set_reading(True)
+    documents = held_documents([5, 5, 5, 5])
+    fill(batcher, documents[:2])
+    fill(batcher, documents[2:])
+    wait_until(lambda: bool(batcher._prepared))
+    for held in documents[:2]:
+        held.taken_over = True
+
+    pack = batcher.take()
+    batcher.close()
+    preparing.join()
+
+    assert ids(pack) == [2, 3]
+
+
 def test_the_next_pack_is_made_ready_while_the_device_computes() -> None:
     batcher = Batcher(TokenBudget(10), max_wait_seconds=60)
     preparing = threading.Thread(target=batcher.prepare_until_closed)

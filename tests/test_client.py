@@ -319,3 +319,16 @@ def test_the_client_loads_neither_torch_nor_transformers_nor_celery() -> None:
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert loaded.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "option", ["protocol=3", "decode_responses=true", "socket_timeout=1", "retry_on_timeout=true", "max_conections=1"]
+)
+def test_an_option_of_the_address_that_would_change_how_gpner_speaks_is_refused(option: str) -> None:
+    with pytest.raises(ServiceError, match="leave out options other than db and ssl_"):
+        Client(f"redis://127.0.0.1:6379/0?{option}")
+
+
+def test_the_database_may_be_an_option_of_the_address() -> None:
+    with Client("redis://127.0.0.1:6379?db=3") as client:
+        assert client.redis.connection_pool.connection_kwargs["db"] == 3

@@ -13,11 +13,13 @@ from celery import Celery
 from redis import Redis
 
 from gpner.checkpoint import checkpoint_revision, save_checkpoint
+from tests.engines import CapitalsEngine
 from tests.models import tiny_text_model
 from tests.workers import ROOT, WorkerProcess, immortal_keys, wait_until
 from worker.client import Client
 from worker.connection import connect
 from worker.protocol import Keys
+from worker.pump import Pump
 from worker.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -148,6 +150,31 @@ def test_a_reload_under_load_loses_nothing_and_a_broken_checkpoint_changes_nothi
     assert f"must hold the weights of its config.json, in {broken} it does not" in shown["last_reload"]["problem"]
     assert info == 1
     assert store.xlen(KEYS.dead) == 0
+
+
+class Panic(BaseException):
+    """As a panic in Rust arrives in Python."""
+
+
+def test_a_model_that_panics_while_it_loads_changes_nothing(settings: Settings, store: Redis) -> None:
+    def load(of_model: Settings) -> CapitalsEngine:
+        if of_model.model == "panics":
+            raise Panic("index out of bounds")
+        return CapitalsEngine(of_model)
+
+    pump = Pump(settings.model_copy(update={"metrics_port": 0}), load, device="cpu")
+    pump.start()
+    try:
+        wait_until(lambda: pump.state == "reading")
+        pump.reload("panics")
+        wait_until(lambda: pump.info()["last_reload"] and pump.state == "reading")
+        with Client(settings) as client:
+            entities = client.extract("ADA").entities
+    finally:
+        pump.stop()
+
+    assert pump.info()["last_reload"]["problem"] == "Panic: index out of bounds"
+    assert [entity.text for entity in entities] == ["ADA"]
 
 
 def test_celerys_own_command_line_knows_the_commands(settings: Settings, store: Redis, tmp_path: Path) -> None:

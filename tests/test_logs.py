@@ -60,6 +60,22 @@ def test_an_exception_is_one_string_of_the_record() -> None:
     assert exception.endswith("ValueError: no\nmore")
 
 
+@pytest.mark.parametrize("message", [{"a": 1}, [1], None, 3])
+def test_what_is_no_text_is_told_as_it_is(message: Any) -> None:
+    told = logging.makeLogRecord({"name": "worker", "msg": message})
+
+    assert CelerysWords().filter(told)
+    assert told.getMessage() == str(message)
+
+
+def test_a_message_that_could_not_be_put_back_is_not_quoted() -> None:
+    told = record("Could not restore message: %r", {"body": MARK}, logger="kombu.transport.redis")
+
+    assert CelerysWords().filter(told)
+    assert MARK not in told.getMessage()
+    assert "could not be put back and is lost" in told.getMessage()
+
+
 def test_the_settings_are_lines_of_text_or_one_of_json(settings: Settings) -> None:
     lines = list(settings_lines(settings))
     (line,) = settings_lines(settings.model_copy(update={"log_format": "json"}))

@@ -1,27 +1,35 @@
 """The Celery lane: calls of `gpner.extract` from other services, through drains, restarts of Redis and a full queue."""
 
+import gc
 import json
+import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
-from celery import Celery
+from celery.concurrency.solo import TaskPool
+from kombu import Message
 from redis import Redis
 
 from gpner.errors import DocumentError
+from tests.callers import call, celery_app, ended
 from tests.consumers import add, done
 from tests.workers import ROOT, DurableRedis, WorkerProcess, immortal_keys, wait_until
+from worker.app import app
+from worker.broker import Request, working
 from worker.client import Client
 from worker.connection import connect
 from worker.local_redis import free_port
-from worker.protocol import Keys
+from worker.protocol import Document, Keys
 from worker.queue import DocumentQueue
 from worker.settings import RedisUrl, Settings
-from worker.tasks import MAX_DOCUMENTS, Call
+from worker.tasks import MAX_DOCUMENTS, Call, extract
 
 KEYS = Keys("test:")
 TEXTS = [f"NUMBER {number} three" for number in range(10)]
@@ -35,21 +43,6 @@ def store(settings: Settings) -> Iterator[Redis]:
     yield connection
     connection.close()
     assert immortal_keys(settings) <= {*KEYS.streams, KEYS.dead}
-
-
-def call(settings: Settings, documents: object, **options: object) -> str:
-    """Send one task as any Celery app can, and return its id."""
-    with Celery("caller", broker=settings.redis_url.get_secret_value(), set_as_current=False) as app:
-        app.conf.broker_transport_options = {"global_keyprefix": settings.namespace}
-        return str(app.send_task("gpner.extract", [documents], options, queue="tasks").id)
-
-
-def ended(store: Redis, task_id: str) -> Any:
-    """What Celery keeps of a task, once there is something and every message is acknowledged."""
-    key = f"test:celery-task-meta-{task_id}"
-    wait_until(lambda: store.exists(key), 20, "the result of the task")
-    wait_until(lambda: not store.exists("test:unacked", "test:tasks"), what="the acknowledgement")
-    return json.loads(store.get(key) or b"")
 
 
 def done_documents(store: Redis) -> int:
@@ -136,8 +129,7 @@ def test_a_draining_worker_hands_its_calls_to_others_who_go_on_where_it_stopped(
         task = call(settings, TEXTS * 6)
         wait_until(lambda: done_documents(store) > 3)
 
-        with Celery("operator", broker=settings.redis_url.get_secret_value(), set_as_current=False) as app:
-            app.conf.broker_transport_options = {"global_keyprefix": settings.namespace}
+        with celery_app(settings) as app:
             app.control.shutdown()
 
         assert one.wait() == 0
@@ -151,6 +143,54 @@ def test_a_draining_worker_hands_its_calls_to_others_who_go_on_where_it_stopped(
     assert 0 < left < 60
     assert finished == left == 60 - done_before
     assert [answer["entities"][0]["text"] for answer in result["result"]] == ["NUMBER"] * 60
+
+
+@pytest.mark.integration
+def test_a_cold_shutdown_hands_calls_back_and_is_no_error(settings: Settings, store: Redis, tmp_path: Path) -> None:
+    options = {"max_batch_tokens": 5, "max_held_tokens": 40}
+    with WorkerProcess(settings, "load_slow", tmp_path / "one", **options) as one:
+        one.wait_until_ready()
+        tasks = [call(settings, TEXTS * 6) for _ in range(3)]
+        wait_until(lambda: done_documents(store) > 3)
+        one.signal(signal.SIGQUIT)
+
+        assert one.wait() == 0
+        waiting = store.llen("test:tasks"), store.hlen("test:unacked"), store.xlen(KEYS.normal)
+    with WorkerProcess(settings, "load_capitals", tmp_path / "two") as two:
+        two.wait_until_ready()
+        results = [ended(store, task) for task in tasks]
+
+    assert waiting[:2] == (3, 0)
+    assert waiting[2] > 100
+    assert "Unrecoverable" not in one.log.read_text()
+    assert {len(result["result"]) for result in results} == {60}
+
+
+def test_a_call_that_waited_for_a_thread_until_its_time_was_over_is_handed_back(
+    settings: Settings, queue: DocumentQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPNER_REDIS_URL", settings.redis_url.get_secret_value())
+    monkeypatch.setenv("GPNER_NAMESPACE", settings.namespace)
+    rejections = []
+    message = Message(
+        json.dumps([[["text"]], {}, {}]),
+        headers={"task": "gpner.extract", "id": "1"},
+        content_type="application/json",
+        content_encoding="utf-8",
+    )
+    request = Request(
+        message, app=app, task=extract, on_reject=lambda _logger, _errors, again: rejections.append(again)
+    )
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 300)
+    working.set()
+    try:
+        request.execute_using_pool(TaskPool())
+    finally:
+        working.clear()
+
+    assert rejections == [True]
+    assert queue.depth()[KEYS.normal] == 0
 
 
 @pytest.mark.integration
@@ -202,10 +242,9 @@ def test_calls_of_a_killed_worker_are_answered_by_another_that_does_no_document_
         one.signal(signal.SIGKILL)
         one.wait()
         done_before, in_flight = done_documents(store), store.zrange("test:unacked_index", 0, -1)
+    # As if the visibility timeout had passed. A worker looks when it starts, and then every hundred seconds.
+    store.zadd("test:unacked_index", dict.fromkeys(in_flight, 0))
     with WorkerProcess(settings, "load_capitals", tmp_path / "two", **options) as two:
-        two.wait_until_ready()
-        # As if the visibility timeout had passed: Celery hands on a message that was taken before the epoch.
-        store.zadd("test:unacked_index", dict.fromkeys(in_flight, 0))
         results = [ended(store, task) for task in tasks]
         finished = two.metric("gpner_documents_total", outcome="done")
 
@@ -276,6 +315,95 @@ def test_a_full_queue_is_waited_for(settings: Settings, queue: DocumentQueue, re
     assert redis.xlen(KEYS.normal) == 3
 
 
+def test_a_call_cut_off_between_its_parts_enqueues_none_twice(settings: Settings, queue: DocumentQueue) -> None:
+    documents = [{"text": "x" * 600_000}] * 3
+    with Client(settings) as client:
+        first = Call(client, "1", documents, "normal")
+        first.wait(0.1, lambda: bool(queue.depth()[KEYS.normal]))
+        calls = [Call(client, "1", documents, "normal") for _ in range(8)]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda call: call.wait(0.3, lambda: False), calls))
+
+    assert queue.depth()[KEYS.normal] == 3
+
+
+def test_a_call_whose_answer_from_redis_was_lost_enqueues_nothing_again(
+    settings: Settings, queue: DocumentQueue
+) -> None:
+    with Client(settings.model_copy(update={"max_queued_documents": 3})) as client:
+        documents = [Document.new(text) for text in TEXTS]
+        note = KEYS.call("1")
+        counts = [client.submit_call(documents, note=note, before=0, priority="normal") for _ in range(2)]
+        queue.commit([done(queue, entry) for entry in queue.read(1, 0)])
+        counts.append(client.submit_call(documents[2:], note=note, before=2, priority="normal"))
+
+    assert counts == [3, 3, 2]
+    assert [entry.fields[b"text"].decode() for entry in queue.read(10, 0)] == TEXTS[1:4]
+
+
+def test_a_note_never_outlives_a_result_that_it_stands_for(
+    settings: Settings, queue: DocumentQueue, redis: Redis
+) -> None:
+    with Client(settings.model_copy(update={"max_queued_documents": 2, "result_ttl_seconds": 60})) as client:
+        Call(client, "1", TEXTS[:3], "normal").wait(0.1, lambda: False)
+        (note,) = redis.scan_iter(KEYS.call("*"))
+        queue.commit([done(queue, entry) for entry in queue.read(1, 0)])
+        (result,) = redis.scan_iter(KEYS.result("*"))
+        redis.expire(note, 20)
+        redis.expire(result, 30)
+
+        Call(client, "1", TEXTS[:3], "normal").wait(0.1, lambda: False)
+
+        assert 30_000 < redis.pttl(note) <= redis.pttl(result)
+        assert queue.depth()[KEYS.normal] == 2
+
+
+def test_a_call_that_waits_longer_than_results_live_finds_them_all(settings: Settings, queue: DocumentQueue) -> None:
+    answers: list[object] = []
+    with Client(settings.model_copy(update={"result_ttl_seconds": 2})) as client:
+        waiting = threading.Thread(target=lambda: answers.append(wait_for(client)))
+        waiting.start()
+        held = queue.read(1, 5)
+        queue.commit([done(queue, entry) for entry in held])
+        time.sleep(3)
+        again = Call(client, "1", TEXTS, "normal").wait(0.1, lambda: False)
+        rest = queue.read(100, 0)
+        queue.commit([done(queue, entry) for entry in rest])
+        waiting.join()
+
+    assert again is None
+    assert len(held) + len(rest) == len(TEXTS)
+    assert answers[0]
+
+
+def wait_for(client: Client) -> object:
+    return Call(client, "1", TEXTS, "normal").wait(20, lambda: False)
+
+
+@pytest.mark.parametrize("task_id", ["x" * 300, "a\nb", "\x1b[2J", "a b", "", "\ud800", "日本", "../x:y"])
+def test_a_task_id_of_any_kind_makes_valid_documents(settings: Settings, queue: DocumentQueue, task_id: str) -> None:
+    with Client(settings) as client:
+        Call(client, task_id, ["text"], "normal").wait(0.1, lambda: False)
+
+    (entry,) = queue.read(10, 0)
+    document = Document.from_fields(entry.fields, KEYS, 100)
+    assert re.fullmatch(r"task:[0-9a-f]{32}:[0-9a-f]{12}:0", document.id)
+
+
+def test_a_calls_texts_are_forgotten_once_they_are_accepted(settings: Settings, queue: DocumentQueue) -> None:
+    def texts() -> list[str]:
+        return [item.text for item in gc.get_objects() if type(item) is Document]
+
+    with Client(settings) as client:
+        call = Call(client, "1", ["a text of its own"], "normal")
+        before = texts()
+        call.wait(0.1, lambda: False)
+        after = texts()
+
+    assert "a text of its own" in before
+    assert "a text of its own" not in after
+
+
 def test_no_documents_have_no_answers(settings: Settings, queue: DocumentQueue) -> None:
     with Client(settings) as client:
         assert Call(client, "1", [], "normal").wait(5, lambda: False) == []
@@ -291,6 +419,8 @@ def test_no_documents_have_no_answers(settings: Settings, queue: DocumentQueue) 
         ([{"text": "x", "id": "a\nb"}], "normal", "number 0: id must have 1 to 256 characters"),
         ([{"text": "x", "labels": []}], "normal", "number 0: labels must be names"),
         (["long enough"], "normal", "number 0: text must have at most 10 characters"),
+        (["ten chars."] * 2, "normal", "of one call must have at most 10 characters together .*was: 20; make several"),
+        ([{"text": "x", "meta": "so long a text"}], "normal", "of one call must have at most 10 characters together"),
         (["x"], "urgent", "priority must be high, normal or bulk, was: 'urgent'"),
         (["x"], ["high"], "priority must be high, normal or bulk"),
     ],

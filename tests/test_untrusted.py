@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from pickle import dumps as pickle_dumps
 from pickle import loads as pickle_loads
@@ -164,7 +165,10 @@ def answers(address: str, port: int) -> bool:
 
 def listening_sockets(pid: int) -> set[tuple[str, int]]:
     """Addresses and ports on which a process listens, as the kernel lists them."""
-    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    links = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            links.append(str(link.readlink()))
     found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:

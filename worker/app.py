@@ -11,7 +11,7 @@ from typing import Any
 from celery import Celery, bootsteps
 
 from gpner.errors import GpnerError
-from worker import control, logs, tasks  # noqa: F401 - loading `control` is what makes Celery know its commands
+from worker import broker, control, logs, tasks  # noqa: F401 - loading these is what makes Celery know them
 from worker.connection import celery_connection
 from worker.devices import Claim, claim_device
 from worker.engine import load_engine
@@ -43,12 +43,18 @@ class PumpStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no 
             logger.critical("%s", error)
             raise SystemExit(CANNOT_START) from error
         worker.pump = pump  # where the control commands find it
+        broker.working.set()
         return pump
 
     def stop(self, worker: Any) -> None:
         """Hand calls back to Celery's queue, and drain the pump."""
-        tasks.ending.set()
+        broker.working.clear()
         super().stop(worker)
+
+    def terminate(self, worker: Any) -> None:
+        """Hand calls back to Celery's queue, and what the pump holds to the other workers."""
+        broker.working.clear()
+        super().terminate(worker)
 
     def info(self, worker: Any) -> dict[str, Any]:
         """What `celery inspect stats` shows under "pump"."""
@@ -71,6 +77,8 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
         "result_expires": settings.result_ttl_seconds,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # Whatever Redis refuses, its other lane may work: the consumer tries again, where Celery would end the worker.
+        "broker_channel_error_retry": True,
         "worker_pool": "threads",
         "worker_prefetch_multiplier": 1,
         "worker_send_task_events": False,
@@ -87,6 +95,7 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
 
 
 app = Celery("gpner")
+broker.install(app)
 app.add_defaults(lambda: celery_configuration(load_settings()))
 app.steps["worker"].add(PumpStep)
 logging.getLogger("celery.worker.consumer.consumer").addFilter(in_one_line)

@@ -104,20 +104,26 @@ class Client:
         ready = [document if isinstance(document, Document) else Document.new(document) for document in documents]
         for document in ready:
             document.check(self.keys, self.settings.max_document_characters)
-        entries = [document.to_fields() for document in ready]
-        accepted: list[str] = []
-        for start, stop in _chunks(entries):
-            ids = [document.id for document in ready[start:stop]]
-            unfinished, added = self._add(ids, entries[start:stop], priority)
-            accepted += ids[:added]
-            if added < len(ids):
-                raise QueueFull(
-                    f"the queue may hold {self.settings.max_queued_documents} unfinished documents and holds "
-                    f"{unfinished}: accepted {len(accepted)} of {len(ready)}; wait, start more workers, "
-                    "or raise GPNER_MAX_QUEUED_DOCUMENTS",
-                    accepted,
-                )
-        return accepted
+        self._submit_checked(ready, priority)
+        return [document.id for document in ready]
+
+    def submit_call(self, documents: Sequence[Document], *, note: str, before: int, priority: Priority) -> int:
+        """Enqueue those documents of a call of the Celery task that no run of the call has enqueued; none twice.
+
+        Args:
+            documents: Checked ones, all that come after the first `before`.
+            note: The key under which Redis notes how many of the call's were accepted.
+            before: How many of the call's come before these.
+            priority: As in `submit`.
+
+        Returns:
+            How many of these are accepted by now, in whatever run; 0 if there was room for none.
+        """
+        try:
+            self._submit_checked(documents, priority, note, before)
+        except QueueFull as error:
+            return len(error.accepted)
+        return len(documents)
 
     def result(self, document_id: str, timeout_seconds: float | None = None) -> Result:
         """Wait for the result of a document that anybody submitted; one of an earlier document of this id counts too.
@@ -183,19 +189,45 @@ class Client:
     ) -> None:
         self.close()
 
-    def _add(self, ids: list[str], entries: list[dict[bytes, bytes]], priority: Priority) -> tuple[int, int]:
-        """Add one chunk; the number of unfinished documents then, and how many of the chunk there was room for."""
+    def _submit_checked(
+        self, documents: Sequence[Document], priority: Priority, note: str | None = None, before: int = 0
+    ) -> None:
+        """Enqueue documents chunk by chunk.
+
+        Raises:
+            QueueFull: As in `submit_many`.
+        """
+        ids = [document.id for document in documents]
+        entries = [document.to_fields() for document in documents]
+        for start, stop in _chunks(entries):
+            unfinished, accepted = self._add(ids[start:stop], entries[start:stop], priority, note, before + start)
+            if start + accepted < stop:
+                raise QueueFull(
+                    f"the queue may hold {self.settings.max_queued_documents} unfinished documents and holds "
+                    f"{unfinished}: accepted {start + accepted} of {len(ids)}; wait, start more workers, "
+                    "or raise GPNER_MAX_QUEUED_DOCUMENTS",
+                    ids[: start + accepted],
+                )
+
+    def _add(
+        self, ids: list[str], entries: list[dict[bytes, bytes]], priority: Priority, note: str | None, before: int
+    ) -> tuple[int, int]:
+        """Add one chunk; the number of unfinished documents then, and how many of the chunk are accepted."""
         stream = self.keys.stream(priority)
-        arguments: list[Any] = [self.settings.max_queued_documents, self.keys.streams.index(stream) + 1]
+        keys = self.keys.streams if note is None else (*self.keys.streams, note)
+        lifetime = 0 if note is None else self.settings.result_ttl_seconds
+        limit = self.settings.max_queued_documents
+        arguments: list[Any] = [limit, self.keys.streams.index(stream) + 1, lifetime, before]
         for fields in entries:
             arguments += [2 * len(fields), *(part for pair in fields.items() for part in pair)]
         with explaining(self.settings.redis_url):
-            before, *added = self._submit(keys=self.keys.streams, args=arguments)
+            unfinished, accepted, *added = self._submit(keys=keys, args=arguments)
+        new = ids[accepted - len(added) : accepted]
         with self._lock:
-            self._places.update((name, (stream, entry.decode())) for name, entry in zip(ids, added, strict=False))
+            self._places.update((name, (stream, entry.decode())) for name, entry in zip(new, added, strict=True))
             while len(self._places) > REMEMBERED_PLACES:
                 del self._places[next(iter(self._places))]
-        return before + len(added), len(added)
+        return unfinished + len(added), accepted
 
     def _replies(self, reply_to: str, ids: list[str], timeout_seconds: float) -> Answers:
         waiting: dict[str, Result | Failure] = {}

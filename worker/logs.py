@@ -18,12 +18,15 @@ from celery.worker.consumer import consumer
 from worker.protocol import shorten
 from worker.settings import ENV_PREFIX, Settings, load_settings
 
-# Celery's words about messages that it cannot use, ours instead, and how many of its arguments quote nothing.
+# Words of Celery and kombu about messages that they cannot use, ours instead, and how many arguments quote nothing.
 _REWORDED = {
     consumer.UNKNOWN_FORMAT: ("a message that is no task was deleted; was it meant for another queue?", 0),
     consumer.UNKNOWN_TASK_ERROR: ("a task of an unknown name was deleted: %s", 1),
     consumer.INVALID_TASK_ERROR: ("an invalid task was deleted: %s", 1),
     consumer.MESSAGE_DECODE_ERROR: ("a message that cannot be decoded was deleted: %s (%s, %s)", 3),
+    # kombu's, which names these nowhere.
+    "Cannot process event on channel %r: %s": ("a command that cannot be decoded was passed over", 0),
+    "Could not restore message: %r": ("a message could not be put back and is lost: its exchange is not known", 0),
 }
 # Said when Celery prints the address of a Redis with TLS, without the options with which it does connect.
 _FALSE_ALARM = "Secure redis scheme specified (rediss) with no ssl options, defaulting to insecure SSL behaviour."
@@ -68,8 +71,8 @@ class CelerysWords(logging.Filter):
         """Change the record where it must be; False drops it."""
         if record.msg == _FALSE_ALARM:
             return False
-        if record.msg in _REWORDED:
-            record.msg, kept = _REWORDED[str(record.msg)]
+        if isinstance(record.msg, str) and record.msg in _REWORDED:
+            record.msg, kept = _REWORDED[record.msg]
             record.args = tuple(shorten(str(value)) for value in tuple(record.args or ())[:kept])
             record.exc_info = None
         elif record.name in _TASK_LOGGERS:

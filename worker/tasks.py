@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import random
-import threading
+import re
 import time
 from collections.abc import Callable
 from functools import cache
@@ -20,6 +20,7 @@ from celery import Task, shared_task
 from celery.exceptions import Reject
 
 from gpner.errors import DocumentError, QueueFull, ServiceError
+from worker.broker import Request, is_working
 from worker.client import Client
 from worker.connection import explaining
 from worker.protocol import Document, Priority, shorten
@@ -39,11 +40,13 @@ PAUSE_SECONDS = 2.0
 
 Answer = dict[str, Any]
 
-# Set when the worker ends, so that its calls are handed back.
-ending = threading.Event()
+# Task ids that can be a part of a document's id and of a key, as Celery makes them. Others stand there as a hash.
+_PLAIN_ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
 
 
-@shared_task(name="gpner.extract", bind=True, throws=(DocumentError,))  # type: ignore[untyped-decorator]  # celery has no types
+@shared_task(  # type: ignore[untyped-decorator]  # celery has no types
+    name="gpner.extract", bind=True, throws=(DocumentError,), Request=f"{Request.__module__}:{Request.__name__}"
+)
 def extract(task: Task, documents: list[str | dict[str, Any]], priority: Priority = "normal") -> list[Answer]:
     """Extract the entities of up to 64 documents.
 
@@ -60,7 +63,8 @@ def extract(task: Task, documents: list[str | dict[str, Any]], priority: Priorit
     """
     call = Call(_client(), str(task.request.id), documents, priority)
     visible_again = task.app.conf.broker_transport_options["visibility_timeout"]
-    answers = call.wait(WAIT_SHARE * visible_again, is_over=ending.is_set)
+    deadline = task.request.received + WAIT_SHARE * visible_again
+    answers = call.wait(deadline - time.monotonic(), is_over=lambda: not is_working())
     if answers is None:
         # Atomic in Redis, where a retry would be a second message and an acknowledgement of the first.
         raise Reject("handed back to the queue: its documents are not finished yet", requeue=True)
@@ -92,20 +96,22 @@ class Call:
         self._priority = cast(Priority, priority if isinstance(priority, str) else ascii(priority))
         client.keys.stream(self._priority)  # raises if there is none
         digest = hashlib.sha256(json.dumps([documents, priority], sort_keys=True).encode()).hexdigest()
-        name = f"{task_id}:{digest[:12]}"
+        name = f"{_plain(task_id)}:{digest[:12]}"
         self._note = client.keys.call(name)
-        self._documents = []
+        self._ids = [f"task:{name}:{number}" for number in range(len(documents))]
         self._names = []
+        self._rest = []
         for number, given in enumerate(documents):
             try:
-                document, own_name = _read(given, f"task:{name}:{number}")
+                document, own_name = _read(given, self._ids[number])
                 document.check(client.keys, client.settings.max_document_characters)
             except DocumentError as error:
                 raise DocumentError(f"of the documents, counted from 0, number {number}: {error}") from None
-            self._documents.append(document)
+            self._rest.append(document)
             self._names.append(own_name)
-        self._accepted: int | None = None
+        _check_size(self._rest, client.settings.max_document_characters)
         self._answers: dict[int, Answer] = {}
+        self._renew_at = 0.0
 
     def wait(self, seconds: float, is_over: Callable[[], bool]) -> list[Answer] | None:
         """Enqueue what is not yet, and wait for all answers; None if they were not there in time.
@@ -120,7 +126,7 @@ class Call:
         while not is_over() and time.monotonic() < deadline:
             try:
                 if self._advance():
-                    return [self._answers[number] for number in range(len(self._documents))]
+                    return [self._answers[number] for number in range(len(self._ids))]
             except ServiceError as error:
                 if not warned:
                     logger.warning("%s waits: %s", self._note, error)
@@ -132,40 +138,48 @@ class Call:
         return None
 
     def _advance(self) -> bool:
-        """Do what can be done now; whether all answers are there."""
-        if self._accepted is None:
-            with explaining(self._client.settings.redis_url):
-                self._accepted = int(self._client.redis.get(self._note) or 0)
-        if self._accepted < len(self._documents):
-            self._accepted = self._submit(self._accepted)
-            with explaining(self._client.settings.redis_url):
-                self._client.redis.set(self._note, self._accepted, ex=self._client.settings.result_ttl_seconds)
-        self._look(self._accepted)
-        return len(self._answers) == len(self._documents)
-
-    def _submit(self, accepted: int) -> int:
-        """Enqueue what is not yet, and return how many are now.
+        """Do what can be done now; whether all answers are there.
 
         Raises:
-            QueueFull: If there was room for none.
+            QueueFull: If some documents wait for room, and there was none.
         """
-        try:
-            return accepted + len(self._client.submit_many(self._documents[accepted:], priority=self._priority))
-        except QueueFull as error:
-            if not error.accepted:
-                raise
-            return accepted + len(error.accepted)
+        is_full = bool(self._rest) and not self._submit()
+        self._look()
+        if len(self._answers) == len(self._ids):
+            return True
+        if time.monotonic() >= self._renew_at:
+            self._renew()
+        if is_full:
+            raise QueueFull(f"the queue has no room for {len(self._rest)} of its {len(self._ids)} documents", [])
+        return False
 
-    def _look(self, accepted: int) -> None:
+    def _submit(self) -> int:
+        """Enqueue what is not yet, and keep its texts no longer; how many could be."""
+        before = len(self._ids) - len(self._rest)
+        accepted = self._client.submit_call(self._rest, note=self._note, before=before, priority=self._priority)
+        del self._rest[:accepted]
+        return accepted
+
+    def _look(self) -> None:
+        """Fetch the results that have come."""
+        accepted = len(self._ids) - len(self._rest)
         missing = [number for number in range(accepted) if number not in self._answers]
         if not missing:
             return
         with explaining(self._client.settings.redis_url):
-            keys = [self._client.keys.result(self._documents[number].id) for number in missing]
-            payloads: Any = self._client.redis.mget(keys)
+            payloads: Any = self._client.redis.mget([self._client.keys.result(self._ids[n]) for n in missing])
         for number, payload in zip(missing, payloads, strict=True):
             if payload is not None:
                 self._answers[number] = json.loads(payload) | {"id": self._names[number]}
+
+    def _renew(self) -> None:
+        """Let the note live on, and with it the results that it stands for: who comes again must find both or none."""
+        lifetime = self._client.settings.result_ttl_seconds
+        with explaining(self._client.settings.redis_url), self._client.redis.pipeline() as step:
+            for key in (self._note, *(self._client.keys.result(self._ids[number]) for number in self._answers)):
+                step.expire(key, lifetime)
+            step.execute()
+        self._renew_at = time.monotonic() + lifetime / 3
 
 
 def _read(given: object, queue_id: str) -> tuple[Document, str]:
@@ -177,6 +191,22 @@ def _read(given: object, queue_id: str) -> tuple[Document, str]:
     document = Document.new(**{name: value for name, value in fields.items() if value is not None})
     given_id = None if fields.get("id") is None else document.id
     return document.model_copy(update={"id": queue_id}), given_id or queue_id
+
+
+def _plain(task_id: str) -> str:
+    if _PLAIN_ID.fullmatch(task_id):
+        return task_id
+    return hashlib.sha256(task_id.encode("utf-8", "backslashreplace")).hexdigest()[:32]
+
+
+def _check_size(documents: list[Document], max_characters: int) -> None:
+    """A worker holds all its calls in memory, however few documents it reads."""
+    size = sum(len(document.text) + len(document.meta or "") for document in documents)
+    if size > max_characters:
+        raise DocumentError(
+            f"the documents of one call must have at most {max_characters} characters together "
+            f"(GPNER_MAX_DOCUMENT_CHARACTERS), was: {size}; make several calls"
+        )
 
 
 @cache

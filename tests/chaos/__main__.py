@@ -51,7 +51,7 @@ class Suite:
         for load in loads:
             folder = Path(tempfile.mkdtemp(prefix="gpner-chaos-"))
             try:
-                report = run(fault, load, times, self._seed, folder, reader)
+                report = run(fault, load, times, self._seed, folder, reader, long=True)
             except NotPossible as reason:
                 row.not_tried = str(reason)
                 folder.rmdir()
@@ -67,7 +67,7 @@ class Suite:
         found = report.audit
         self._console.print(
             f"{name}, {report.load}: {report.faults} faults, {found.documents} documents, {found.lost} lost, "
-            f"{found.twice} twice, {report.seconds:.0f} s",
+            f"{found.twice} twice, {found.calls} calls, {found.calls_lost} lost, {report.seconds:.0f} s",
             highlight=False,
         )
         for problem in found.problems:

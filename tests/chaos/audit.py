@@ -28,6 +28,8 @@ class Audit:
         failed: Those whose failure stands there.
         lost: Accepted documents that have no outcome, or whose producer got no reply.
         twice: Replies too many: beyond the first to one submit.
+        calls: Calls of the Celery task that Redis accepted.
+        calls_lost: Those of them that have no answer.
     """
 
     documents: int = 0
@@ -35,6 +37,8 @@ class Audit:
     failed: int = 0
     lost: int = 0
     twice: int = 0
+    calls: int = 0
+    calls_lost: int = 0
     _wrong: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     @property
@@ -82,7 +86,9 @@ def audit(
         for payload in replies[document_id]:
             if wrong := _what_is_wrong(json.loads(payload), sent, extract, tolerance):
                 found.tell(f"{wrong} in document", document_id)
+    _audit_calls(store, settings, ledger, extract, tolerance, found)
     strangers = (outcomes.keys() | replies.keys()) - ledger.documents.keys()
+    strangers = {name for name in strangers if not _is_of_a_call(name, ledger)}
     found.tell("results of documents that nobody sent", *sorted(strangers))
     found.tell("keys without a time to live", *sorted(immortal_keys(settings) - {*keys.streams, keys.dead}))
     _audit_streams(store, keys, replies, found)
@@ -115,6 +121,37 @@ def _audit_document(document_id: str, sent: Sent, outcome: bytes | None, replies
             found.failed += status == "failed"
         if outcome not in replies:
             found.tell("with a result that is none of the replies", document_id)
+
+
+def _audit_calls(
+    store: Redis,
+    settings: Settings,
+    ledger: Ledger,
+    extract: Callable[[str], Extraction],
+    tolerance: float,
+    found: Audit,
+) -> None:
+    """Count the calls, and hold each answer to what the engine must find."""
+    for task_id, sent in ledger.calls.items():
+        found.calls += sent.accepted
+        payload = store.get(f"{settings.namespace}celery-task-meta-{task_id}")
+        if payload is None:
+            found.calls_lost += sent.accepted
+            continue
+        ended = json.loads(payload)
+        answers = ended["result"] if ended["status"] == "SUCCESS" else []
+        if len(answers) != len(sent.texts):
+            found.tell(f"{ended['status']}, {len(answers)} answers to {len(sent.texts)} documents in call", task_id)
+        for text, answer in zip(sent.texts, answers, strict=False):
+            if wrong := _what_is_wrong(answer, Sent(text), extract, tolerance):
+                found.tell(f"{wrong} in call", task_id)
+
+
+def _is_of_a_call(document_id: str, ledger: Ledger) -> bool:
+    """Whether a document's id is one that the task makes for a call: `task:`, the task's id, a digest, a number."""
+    task_id, _, rest = document_id.removeprefix("task:").partition(":")
+    number = rest.rpartition(":")[2]
+    return task_id in ledger.calls and number in map(str, range(len(ledger.calls[task_id].texts)))
 
 
 def _what_is_wrong(

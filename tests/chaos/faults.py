@@ -31,6 +31,7 @@ from worker.connection import connect
 LONGEST_OUTAGE_SECONDS = 1.0
 PAUSE_MILLISECONDS = 1500
 CLOCK_SECONDS = 3600
+SHORT_REFUSAL_SECONDS, LONG_REFUSAL_SECONDS = 2.0, 12.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Scene:
     service: Service
     producer: Producer
     random: Random
+    long: bool
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Fault:
         exits: The exit codes of workers that it explains; no worker may end with another.
         site: Where Redis must run for it.
         settings: What the workers are told beyond the settings of the suite.
+        keeps_calls: Whether no call may be lost by it. A call that Redis hands out just when the worker dies or its
+            connection breaks is in nobody's hands: kombu notes it only then.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Fault:
     exits: frozenset[int] = frozenset()
     site: SiteMaker = plain
     settings: Mapping[str, object] = field(default_factory=dict)
+    keeps_calls: bool = False
 
 
 def kill_worker(scene: Scene) -> None:
@@ -149,11 +154,13 @@ def _answers(connection: Redis) -> bool:
 
 
 def fill_memory(scene: Scene) -> None:
-    """Redis has no memory left until producers have been refused."""
+    """Redis has no memory left for seconds, and meanwhile a worker dies or all connections break."""
     store = scene.service.store
     store.config_set("maxmemory", store.info("memory")["used_memory"] // 2)
     try:
         _wait_for_a_refusal(scene)
+        scene.random.choice((kill_worker, kill_connections))(scene)
+        time.sleep(LONG_REFUSAL_SECONDS if scene.long else SHORT_REFUSAL_SECONDS)
     finally:
         store.config_set("maxmemory", 0)
 
@@ -217,22 +224,20 @@ def _fill(scene: Scene) -> None:
 _KILLED = frozenset({-signal.SIGKILL})
 # A worker that is started while Redis is away says so and ends with 2.
 _POWERLESS = frozenset({-signal.SIGKILL, 2})
-# Celery takes the error with which such a Redis answers its broker connection for a fault of its own, and ends with 1.
-_REFUSED = frozenset({1, 2})
 _POISONED = frozenset({-signal.SIGSEGV, 70})
 FAULTS = (
     Fault("worker killed", kill_worker, 2, 26, _KILLED),
-    Fault("worker suspended", suspend_worker, 1, 6),
-    Fault("worker drained", drain_worker, 2, 8, frozenset({0})),
+    Fault("worker suspended", suspend_worker, 1, 6, keeps_calls=True),
+    Fault("worker drained", drain_worker, 2, 8, frozenset({0}), keeps_calls=True),
     Fault("Redis stopped", stop_redis, 1, 5),
     Fault("Redis killed", kill_redis, 1, 5),
     Fault("power cut", cut_the_power, 1, 3, _POWERLESS),
     Fault("connections killed", kill_connections, 2, 15),
-    Fault("Redis paused", pause_redis, 1, 4),
+    Fault("Redis paused", pause_redis, 1, 4, keeps_calls=True),
     Fault("half-open connections", cut_connections, 1, 2, site=behind_a_link),
-    Fault("memory full", fill_memory, 1, 4),
+    Fault("memory full", fill_memory, 2, 4, _KILLED),
     Fault("disk full, fsync always", fill_disk, 1, 3, site=on_a_small_disk),
-    Fault("disk full, fsync every second", fill_disk_every_second, 1, 3, _REFUSED, on_a_small_disk),
+    Fault("disk full, fsync every second", fill_disk_every_second, 1, 3, site=on_a_small_disk, keeps_calls=True),
     Fault("clock moved", move_clocks, 2, 6, _KILLED, with_movable_clocks),
     # The deliveries after which a document is buried are those of real life here.
     Fault("poison", poison, 1, 2, _POISONED, settings={"max_deliveries": 5, "forward_deadline_seconds": 1.0}),

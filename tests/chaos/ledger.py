@@ -33,11 +33,25 @@ class Sent:
         return "accepted" in self.attempts
 
 
+@dataclass
+class SentCall:
+    """One call of the Celery task.
+
+    Attributes:
+        texts: Its documents.
+        accepted: Whether its sender was told that Redis has it.
+    """
+
+    texts: list[str]
+    accepted: bool = False
+
+
 class Ledger:
-    """All documents of one scenario by id. Safe for threads, each of which sends documents of its own."""
+    """All documents and calls of one scenario by id. Safe for threads, each of which sends some of its own."""
 
     def __init__(self) -> None:
         self.documents: dict[str, Sent] = {}
+        self.calls: dict[str, SentCall] = {}
         self._numbers = count()
 
     def add(self, text: str, error_type: str | None = None) -> str:
@@ -45,6 +59,12 @@ class Ledger:
         document_id = str(next(self._numbers))
         self.documents[document_id] = Sent(text, error_type)
         return document_id
+
+    def add_call(self, texts: list[str]) -> str:
+        """Note a call before it is sent, and return the task id that it shall have."""
+        task_id = f"call-{len(self.calls)}"
+        self.calls[task_id] = SentCall(texts)
+        return task_id
 
     def note(self, ids: Iterable[str], told: Told) -> None:
         """Note what came of one submit of these documents."""

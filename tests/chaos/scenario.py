@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from gpner.entities import Extraction
 from tests.chaos.audit import Audit, audit
+from tests.chaos.caller import Caller
 from tests.chaos.faults import Fault, Scene
 from tests.chaos.ledger import Ledger
 from tests.chaos.producer import Producer, Workload
@@ -77,7 +78,9 @@ class Run:
     seconds: float = 0.0
 
 
-def run(fault: Fault, load: Load, times: int, seed: int, folder: Path, reader: Reader = BRISK) -> Run:
+def run(
+    fault: Fault, load: Load, times: int, seed: int, folder: Path, reader: Reader = BRISK, *, long: bool = False
+) -> Run:
     """Run one scenario to its end, whatever happens in it.
 
     Args:
@@ -87,6 +90,7 @@ def run(fault: Fault, load: Load, times: int, seed: int, folder: Path, reader: R
         seed: The same one sends the same texts and makes the same choices; what happens when still differs.
         folder: An empty one for the data of Redis and the logs of workers.
         reader: What reads the documents.
+        long: Whether there is time for a fault to last.
 
     Raises:
         NotPossible: If this machine cannot have the fault.
@@ -105,11 +109,14 @@ def run(fault: Fault, load: Load, times: int, seed: int, folder: Path, reader: R
             **{**reader.settings, **fault.settings},
         ) as service,
         Producer(service, ledger, load.workload, reader.pieces, seed) as producer,
+        Caller(service, ledger, reader.pieces, seed) as caller,
     ):
         try:
             service.wait_until_ready()
-            _strike(fault, Scene(service, producer, Random(seed)), times, report)
+            _strike(fault, Scene(service, producer, Random(seed), long), times, report)
+            caller.finish()
             producer.finish()
+            caller.wait_for_answers()
             service.wait_until_quiet()
         except (AssertionError, RedisError, TimeoutExpired) as error:
             stuck = str(error)
@@ -125,6 +132,8 @@ def run(fault: Fault, load: Load, times: int, seed: int, folder: Path, reader: R
             report.audit.tell(f"stuck after {report.faults} faults", stuck)
         ends = list(service.workers.ends)
     report.replaced = len(ends)
+    if report.audit.calls_lost and fault.keeps_calls:
+        report.audit.tell("calls without an answer", str(report.audit.calls_lost))
     report.audit.tell("workers that ended by themselves, with exit code", *unexplained(ends, fault))
     report.seconds = time.monotonic() - started
     return report

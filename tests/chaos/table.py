@@ -21,6 +21,8 @@ class Row:
     failed: int = 0
     lost: int = 0
     twice: int = 0
+    calls: int = 0
+    calls_lost: int = 0
     seconds: float = 0.0
     not_tried: str | None = None
 
@@ -34,6 +36,8 @@ class Row:
         self.failed += run.audit.failed
         self.lost += run.audit.lost
         self.twice += run.audit.twice
+        self.calls += run.audit.calls
+        self.calls_lost += run.audit.calls_lost
         self.seconds = round(self.seconds + run.seconds, 1)
 
 
@@ -46,6 +50,8 @@ COUNTS = {
     "failed": "failed",
     "lost": "lost",
     "twice": "twice",
+    "calls": "calls",
+    "calls_lost": "calls lost",
     "seconds": "seconds",
 }
 

@@ -11,6 +11,7 @@ import pytest
 from redis import Redis
 
 from tests.chaos.audit import Audit, audit
+from tests.chaos.caller import Caller
 from tests.chaos.faults import FAULTS, Fault, Scene, kill_worker
 from tests.chaos.ledger import Ledger
 from tests.chaos.producer import Producer
@@ -26,11 +27,13 @@ pytestmark = pytest.mark.integration
 KEYS = Keys("chaos:")
 REPLIES = KEYS.reply("producer")
 GOOD, BAD = "0", "1"
+CALL = "call-0"
+ANSWER = f"chaos:celery-task-meta-{CALL}"
 
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Ledger]]:
-    """A service that has answered two documents, one of them with a failure, and whose worker is gone."""
+    """A service that has answered two documents, one of them with a failure, and a call, and whose worker is gone."""
     folder = tmp_path_factory.mktemp("audit")
     ledger = Ledger()
     with ExitStack() as stack:
@@ -39,6 +42,9 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, L
         producer = Producer(service, ledger, "steady", WORDS, 0)
         assert producer.submit(["ADA in LONDON"]) == [GOOD]
         assert producer.submit(["NOBODY !raise"], "ValueError") == [BAD]
+        caller = Caller(service, ledger, WORDS, 0)
+        caller.send(["ADA", "PARIS"], "high")
+        caller.wait_for_answers()
         service.wait_until_quiet()
         service.workers.close()
         yield service, ledger
@@ -59,7 +65,7 @@ def store(ended: tuple[Service, Ledger]) -> Iterator[Redis]:
 def ledger(ended: tuple[Service, Ledger]) -> Ledger:
     """A copy of what its producer noted."""
     ledger = Ledger()
-    ledger.documents = deepcopy(ended[1].documents)
+    ledger.documents, ledger.calls = deepcopy(ended[1].documents), deepcopy(ended[1].calls)
     return ledger
 
 
@@ -88,6 +94,12 @@ def answer_otherwise(store: Redis, document_id: str, old: bytes, new: bytes) -> 
     store.set(KEYS.result(document_id), payload.replace(old, new), ex=100)
 
 
+def answer_the_call_otherwise(store: Redis, old: bytes, new: bytes) -> None:
+    answer = store.get(ANSWER) or b""
+    assert old in answer
+    store.set(ANSWER, answer.replace(old, new), ex=100)
+
+
 def hold_without_end(store: Redis) -> None:
     entry = store.xadd(KEYS.normal, {"id": "x", "text": ""})
     store.xreadgroup(KEYS.group, "ghost", {KEYS.normal: ">"})
@@ -99,6 +111,7 @@ def test_a_service_that_did_all_it_must_has_no_problem(look: Callable[[], Audit]
 
     assert found.problems == []
     assert (found.documents, found.done, found.failed, found.lost, found.twice) == (2, 1, 1, 0, 0)
+    assert (found.calls, found.calls_lost) == (1, 0)
 
 
 def damages() -> dict[str, Callable[[Redis], object]]:
@@ -122,6 +135,15 @@ def damages() -> dict[str, Callable[[Redis], object]]:
         ),
         "results of documents that nobody sent: x": lambda store: store.set(KEYS.result("x"), b"{}", ex=100),
         "keys without a time to live: chaos:result:0": lambda store: store.persist(KEYS.result(GOOD)),
+        f"wrong entities in call: {CALL}": lambda store: answer_the_call_otherwise(
+            store, b'"text": "ADA"', b'"text": "IDA"'
+        ),
+        f"FAILURE, 0 answers to 2 documents in call: {CALL}": lambda store: answer_the_call_otherwise(
+            store, b'"SUCCESS"', b'"FAILURE"'
+        ),
+        f"results of documents that nobody sent: task:{CALL}:0123456789ab:2": lambda store: store.set(
+            KEYS.result(f"task:{CALL}:0123456789ab:2"), b"{}", ex=100
+        ),
         f"entries left on: {KEYS.bulk} (1)": lambda store: store.xadd(KEYS.bulk, {"id": "x", "text": ""}),
         "entries pending with: ghost (1)": hold_without_end,
         "as many dead letters as failures there must be: 0 of 1": lambda store: store.delete(KEYS.dead),
@@ -137,6 +159,12 @@ def test_damage_behind_the_services_back_is_noticed(said: str, store: Redis, loo
     assert said in found.problems
     assert found.lost == said.startswith("lost")
     assert found.twice == said.startswith("answered too often")
+
+
+def test_a_call_without_an_answer_is_lost(store: Redis, look: Callable[[], Audit]) -> None:
+    store.delete(ANSWER)
+
+    assert look().calls_lost == 1
 
 
 def test_a_document_that_was_refused_may_not_be_read(ledger: Ledger, look: Callable[[], Audit]) -> None:
@@ -163,6 +191,18 @@ def forge_a_reply(scene: Scene) -> None:
     add_reply(store, store.xrange(REPLIES, count=1)[0][1][b"result"])
 
 
+def lose_documents(scene: Scene) -> None:
+    """Have Redis forget the documents that it has accepted; calls would wait for theirs."""
+    entries = scene.service.store.xrange(KEYS.normal)
+    scene.service.store.xdel(KEYS.normal, *(entry for entry, fields in entries if fields[b"id"][:5] != b"task:"))
+
+
+def lose_an_answer(scene: Scene) -> None:
+    """Have Redis forget what became of a call."""
+    store = scene.service.store
+    wait_until(lambda: any(store.delete(key) for key in store.scan_iter(f"{ANSWER[:-1]}*")), what="an answer")
+
+
 def wait_for_nothing(scene: Scene) -> None:
     """Wait for what never comes."""
     wait_until(lambda: False, 0.1, "the impossible")
@@ -172,16 +212,17 @@ def wait_for_nothing(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("act", "said"),
     [
-        (lambda scene: scene.service.store.xtrim(KEYS.normal, 0), "lost, without a result"),
+        (lose_documents, "lost, without a result"),
         (forge_a_reply, "answered too often"),
         (kill_worker, "workers that ended by themselves, with exit code: -9"),
+        (lose_an_answer, "calls without an answer: "),
         (wait_for_nothing, "stuck after 0 faults: the impossible did not come within 0.1 s"),
     ],
 )
 def test_a_scenario_in_which_something_goes_wrong_says_so(
     act: Callable[[Scene], object], said: str, tmp_path: Path
 ) -> None:
-    fault = Fault("sabotage", act, short=1, long=1)
+    fault = Fault("sabotage", act, short=1, long=1, keeps_calls=True)
 
     report = run(fault, Load("backlog", 1), 1, 0, tmp_path)
 

@@ -33,3 +33,4 @@ def test_nothing_is_lost_and_nothing_is_answered_twice(fault: Fault, load: Load,
     assert report.faults == fault.short
     assert report.audit.documents == report.audit.done + report.audit.failed > 0
     assert (report.audit.lost, report.audit.twice) == (0, 0)
+    assert report.audit.calls > 0
