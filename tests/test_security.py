@@ -1,9 +1,12 @@
 """What protects the service: TLS, users with few rights, no secret in any output, JSON and nothing else."""
 
 import signal
+import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +22,6 @@ from tests.secure_redis import SecureRedis, run, secure_server
 from tests.workers import WorkerProcess, immortal_keys, wait_until
 from worker.client import Client
 from worker.connection import celery_connection, connect
-from worker.local_redis import LocalRedis
 from worker.protocol import Keys
 from worker.settings import Settings, load_settings
 
@@ -220,12 +222,30 @@ def test_nobody_gets_in_without_a_name_and_a_password(server: SecureRedis) -> No
         connection.ping()
 
 
+@pytest.fixture
+def plain() -> Iterator[str]:
+    """Host and port of a server without TLS, which says so to whoever comes."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def refuse() -> None:
+            with suppress(OSError):
+                while True:
+                    with listening.accept()[0] as connection:
+                        connection.recv(1000)
+                        connection.sendall(b"-ERR unknown command\r\n")
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
 @needs_secure_redis
 def test_what_is_wrong_with_a_secure_connection_is_said_in_one_line(
-    server: SecureRedis, redis_server: LocalRedis, tmp_path: Path
+    server: SecureRedis, plain: str, tmp_path: Path
 ) -> None:
     foreign = Path(__file__)
-    plain = redis_server.url.replace("redis://", "rediss://")
     mistakes = {
         server.url("producer", ca=server.other_ca): "must be trusted, is not .*with .ssl_ca_certs=/path",
         server.url("producer").partition("?")[0]: "the certificate of Redis at .* must be trusted, is not",
@@ -235,7 +255,7 @@ def test_what_is_wrong_with_a_secure_connection_is_said_in_one_line(
         server.url("producer", password="wrong"): "refused the login; check user and password in GPNER_REDIS_URL",
         server.url("admin").replace("admin:", "nobody:"): "refused the login",
         f"{server.url('producer')}&ssl_ca_cert=x": "leave out options other than db and ssl_",
-        plain: "must speak TLS on this port",
+        f"rediss://{plain}": "must speak TLS on this port",
     }
 
     for url, expected in mistakes.items():

@@ -6,9 +6,11 @@ share the Redis and the namespace.
 """
 
 import logging
+import warnings
 from typing import Any
 
 from celery import Celery, bootsteps
+from celery.exceptions import CPendingDeprecationWarning
 
 from gpner.errors import GpnerError
 from worker import broker, control, logs, tasks  # noqa: F401 - loading these is what makes Celery know them
@@ -35,6 +37,9 @@ class PumpStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no 
 
     def create(self, worker: Any) -> Pump:
         """Claim the device, before anything loads torch, and listen on the port."""
+        # Celery praises, at every loss of the connection, a setting that cannot work with threads: it would cancel
+        # their tasks. Said here, because its own set-up of logs puts all its warnings first.
+        warnings.filterwarnings("ignore", "\nIn Celery 5.1", CPendingDeprecationWarning)
         try:
             settings = load_settings()
             self.claim: Claim | None = claim_device(settings)  # holds the lock as long as the process lives

@@ -111,9 +111,9 @@ def claim_gpu(uuids: Sequence[str], folder: Path) -> Claim:
 
 def device_memory_bytes() -> int:
     """Memory that this process holds on its device: on a GPU what torch has reserved, on the CPU the resident set."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        return int(torch.cuda.memory_reserved())
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)  # torch may be half imported yet
+    if cuda is not None and getattr(cuda, "is_initialized", bool)():
+        return int(cuda.memory_reserved())
     resident_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return resident_pages * os.sysconf("SC_PAGE_SIZE")
 

@@ -67,13 +67,10 @@ def check_model(path: str) -> None:
 def become_celery() -> None:
     """Run Celery's command in place of ours, under a node name of its own so that two on a host can be told apart."""
     from celery.__main__ import main
-    from celery.exceptions import CPendingDeprecationWarning
     from celery.platforms import SecurityWarning
 
     # Celery warns the superuser of a container because messages might be pickles; here they are JSON and nothing else.
     warnings.simplefilter("ignore", SecurityWarning)
-    # It praises, at every loss of the connection, a setting that cannot work with threads: it would cancel their tasks.
-    warnings.filterwarnings("ignore", "\nIn Celery 5.1", CPendingDeprecationWarning)
     node = f"gpner-{os.getpid()}@%h"
     options = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     sys.argv = ["celery", "--quiet", "-A", "worker.app", "worker", "-P", "threads", "-c", str(POOL_THREADS), "-n", node,
