@@ -60,8 +60,10 @@ def behind_a_link(folder: Path) -> Iterator[Site]:
         command = ["ip", "netns", "exec", NETWORK, find_server()]
         yield Site(DurableRedis(_data(folder), free_port(), FAR_ADDRESS, command))
     finally:
-        with suppress(NotPossible):
-            _run(f"ip netns delete {NETWORK}")
+        # The network alone would be gone at once, the link some time later, and be in the way of the next one.
+        for undo in (f"ip link delete {NEAR_LINK}", f"ip netns delete {NETWORK}"):
+            with suppress(NotPossible):
+                _run(undo)
 
 
 def cut_link() -> None:
