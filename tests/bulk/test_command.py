@@ -134,6 +134,15 @@ def test_wrong_use_is_one_line_and_exit_code_2(corpus, monkeypatch, flags, words
     assert done.stderr.count(b"\n") == 1
 
 
+def test_a_fault_that_nobody_foresaw_is_no_end_of_the_job(corpus, monkeypatch):
+    monkeypatch.setenv("GPNER_ENGINE", "operator:truediv")
+
+    done = run(corpus, "--output", "out", "--local")
+
+    assert done.returncode == 3
+    assert b"TypeError" in done.stderr
+
+
 def test_without_redis_a_job_over_the_queue_does_not_begin(corpus):
     done = run(corpus, "--output", "out", GPNER_REDIS_URL="redis://127.0.0.1:1/0")
 

@@ -76,13 +76,26 @@ def test_kept_columns_keep_their_types_and_the_text_can_be_kept(tmp_path):
 
 def test_a_kept_value_that_its_column_cannot_hold_is_a_failure(tmp_path):
     first = write_parquet(tmp_path / "a.parquet", ROWS[:2])
-    second = write_jsonl(tmp_path / "b.jsonl", [{**ROWS[3], "year": "nineteen"}, {**ROWS[4], "year": 5}])
+    years = ["nineteen", 5, 2**70]
+    second = write_jsonl(tmp_path / "b.jsonl", [{**ROWS[3 + n], "year": year} for n, year in enumerate(years)])
 
     assert bulk("out", first, second, keep=["year"]) == DONE_WITH_FAILURES
 
-    (failure,) = failures_of(Path("out"))
-    assert "column year must be int64 as in the first source, was: 'nineteen'" in failure["reason"]["message"]
+    failed, too_large = failures_of(Path("out"))
+    assert "column year must be int64 as in the first source, was: 'nineteen'" in failed["reason"]["message"]
+    assert "column year must be int64" in too_large["reason"]["message"]
     assert [each["year"] for each in rows_of(Path("out"))] == [1900, 1901, 5]
+
+
+@pytest.mark.parametrize("keep", [[], ["year"]])
+def test_a_first_table_that_is_broken_stops_nobody(tmp_path, keep):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 is not all that it takes")
+
+    done = bulk("out", tmp_path / "a.parquet", write_jsonl(tmp_path / "b.jsonl", ROWS[:2]), keep=keep)
+
+    assert done == DONE_WITH_FAILURES
+    assert [each["reason"]["type"] for each in failures_of(Path("out"))] == ["BrokenSource"]
+    assert len(rows_of(Path("out"))) == 2
 
 
 def test_hostile_texts_ids_and_columns_pass_unharmed(tmp_path):

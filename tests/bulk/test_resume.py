@@ -265,3 +265,15 @@ def test_standard_input_is_gone_on_with_if_it_is_given_again(tmp_path):
 
     assert ids() == [each["id"] for each in ROWS]
     assert {each["source"] for each in rows_of(OUT)} == {"-"}
+
+
+def test_what_a_kill_left_of_a_shard_is_gone_when_the_job_goes_on(corpus):
+    assert bulk(OUT, corpus, **COMMON, limit=10) == DONE
+    left = [OUT / "part-00001.jsonl", OUT / ".job" / "part-00001.failures.jsonl"]
+    for path in left:
+        path.write_text('{"id": "left", "source": "x", "row": 1, "reason": {"type": "Left", "message": ""}}\n')
+
+    assert bulk(OUT, corpus, **COMMON, limit=10) == DONE
+
+    assert [path.exists() for path in left] == [False, False]
+    assert failures_of(OUT) == []

@@ -199,6 +199,15 @@ def test_a_text_that_is_too_long_is_a_problem(tmp_path):
     assert "at most 1000 characters" in problem.message
 
 
+def test_a_csv_without_a_readable_first_line_is_a_problem_and_told_once(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('"id,text\nz1,b\n', "utf-8")
+
+    (problem,) = problems_in(write_jsonl(tmp_path / "0.jsonl", ROWS[:1]), path)
+
+    assert (problem.source, problem.type) == (str(path), "BrokenRow")
+
+
 def test_broken_rows_of_csv_are_named_and_quoted_line_ends_are_text(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b'id,text\na,"one\ntwo"\nb\n\nc,three,four\nd,\xff\ne,five\n')

@@ -133,6 +133,7 @@ class Job:
                 job.manifests = _manifests(folder)
             job._take(sources)
             job.save()
+            job._drop_unfinished()
             job._lock = lock
             stack.pop_all()  # held until `close`
         return job
@@ -189,6 +190,12 @@ class Job:
         """Let others work in the folder."""
         if self._lock is not None:
             self._lock.close()
+
+    def _drop_unfinished(self) -> None:
+        """Delete what a kill has left of a shard without a manifest: its number may be another one's this time."""
+        name = f"part-{len(self.manifests):05d}"
+        for path in (*self.folder.glob(f"{name}.*"), *self.file("").glob(f"{name}.*")):
+            path.unlink()
 
     def _refuse_other(self, options: dict[str, Any]) -> None:
         for name, value in options.items():

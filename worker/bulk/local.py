@@ -86,7 +86,7 @@ class LocalReader:
         for block in blocks:
             tokenized = self._tokenize([row.text for row in block.rows])
             group.append((block, tokenized))
-            documents += len(tokenized)
+            documents += len(block.items)
             tokens += sum(each.n_window_tokens for each in tokenized if not isinstance(each, Exception))
             if tokens >= PACKS * self._engine.max_batch_tokens or documents >= MOST_DOCUMENTS:
                 yield group
@@ -159,7 +159,12 @@ class LocalReader:
 
     def _forward(self, pack: Sequence[Any]) -> list[Extraction | Exception]:
         self._engine.max_batch_tokens = self._budget.tokens
-        return list(self._engine.run(pack).extractions)
+        try:
+            return list(self._engine.run(pack).extractions)
+        except (OutOfMemoryError, MemoryError) as error:
+            why = reason_of(error)
+        # Raised here, not above: the old error's traceback would keep alive what filled the memory.
+        raise OutOfMemoryError(why)
 
     def _check_engine(self, error: Exception) -> None:
         """Blame a document only if the engine still reads one word; after some faults a GPU fails every run."""

@@ -31,6 +31,8 @@ from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+# Rows that are problems take no room; so many blocks may be open all the same.
+MOST_BLOCKS = 1024
 # A wait for answers; it also bounds how long a signal goes unnoticed.
 BLOCK_SECONDS = 0.5
 # Answers that are read at once.
@@ -137,7 +139,7 @@ class QueueReader:
         more = True
         while more or self._open:
             block = None
-            if more and self._room.is_left:
+            if more and self._room.is_left and len(self._open) < MOST_BLOCKS:
                 block = next(blocks, None)
                 more = block is not None
             if block is not None:

@@ -238,7 +238,12 @@ class Reading:
 
 def kept_types(source: Source, keep: Sequence[str]) -> dict[str, pyarrow.DataType]:
     """In which types a Parquet file holds kept columns: those of the first source if it is a table, else strings."""
-    schema = schema_of(source) if source.kind in TABLES else {}
+    if not keep:
+        return {}
+    try:
+        schema = schema_of(source) if source.kind in TABLES else {}
+    except (OSError, ValueError, pyarrow.ArrowException):
+        schema = {}  # a broken source is a failure of its own, and the others may be whole
     return {name: plain_type(schema.get(name, pyarrow.string())) for name in keep}
 
 
@@ -261,5 +266,5 @@ def _of_type(name: str, value: Any, kind: pyarrow.DataType) -> Any:
         return json.dumps(value, ensure_ascii=False, default=str)
     try:
         return pyarrow.scalar(value, type=kind).as_py()
-    except (ValueError, TypeError, pyarrow.ArrowException):
+    except (ValueError, TypeError, OverflowError, pyarrow.ArrowException):
         raise DocumentError(f"column {name} must be {kind} as in the first source, was: {shorten(value)}") from None

@@ -79,6 +79,8 @@ def read_csv(source: Source, skip: int, progress: Progress) -> Records:
         texts = ((line or b"").decode("utf-8", "surrogateescape") + "\n" for _, line in lines)
         rows = csv.reader(texts, delimiter="\t" if source.kind == "tsv" else ",", strict=True)
         columns = next(_csv_rows(source, rows, 0), None)
+        if isinstance(columns, Problem) and not skip:
+            yield columns
         if columns is None or isinstance(columns, Problem):
             return
         for values in _csv_rows(source, rows, skip):

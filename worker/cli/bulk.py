@@ -2,11 +2,12 @@
 
 import argparse
 import sys
+import traceback
 from typing import Any
 
 from rich.console import Console
 
-from gpner.errors import ConfigError
+from gpner.errors import ConfigError, GpnerError
 from worker.cli.command import console, new_command
 
 MODULES = ("pyarrow", "fsspec")
@@ -71,7 +72,7 @@ def _bulk(options: argparse.Namespace) -> None:
     flags = {name: value for name, value in vars(options).items() if name != "run"}
     try:
         from worker.bulk.dry_run import dry_run
-        from worker.bulk.options import Options
+        from worker.bulk.options import STOPPED, Options
         from worker.bulk.run import run
     except ModuleNotFoundError as error:
         if error.name not in MODULES:
@@ -80,4 +81,11 @@ def _bulk(options: argparse.Namespace) -> None:
     wanted = Options(**flags)
     if wanted.dry_run:
         sys.exit(int(not dry_run(wanted, console)))
-    sys.exit(run(wanted, console, Console(stderr=True)))
+    try:
+        code = run(wanted, console, Console(stderr=True))
+    except (GpnerError, BrokenPipeError, ModuleNotFoundError):
+        raise
+    except Exception:  # noqa: BLE001 - a fault of ours: Python's own exit code, 1, would say that all is done
+        traceback.print_exc()
+        code = STOPPED
+    sys.exit(code)
