@@ -63,10 +63,13 @@ class Caller:
 
     def wait_for_answers(self) -> None:
         """Return when no call is waiting or under way any more. Those of dead workers come back at once here."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        answered, deadline = 0, time.monotonic() + PATIENCE_SECONDS
         while self._is_anything_left():
+            if self._answered() > answered:
+                answered, deadline = self._answered(), time.monotonic() + PATIENCE_SECONDS
+            else:  # those of living workers would be run once more each time
+                self._let_time_pass()
             assert time.monotonic() < deadline, "there are calls without an answer"
-            self._let_time_pass()
             with suppress(AssertionError):
                 wait_until(lambda: not self._is_anything_left(), LOOK_SECONDS)
 
@@ -97,6 +100,10 @@ class Caller:
             return True
         time.sleep(NOTE_SECONDS)
         return bool(self._service.store.exists(*lists))
+
+    def _answered(self) -> int:
+        pattern = f"{self._service.settings.namespace}celery-task-meta-*"
+        return sum(1 for _ in self._service.store.scan_iter(pattern))
 
     def _let_time_pass(self) -> None:
         """Have it look as if the visibility timeout had passed since each call under way was taken."""
