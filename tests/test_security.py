@@ -285,7 +285,7 @@ def test_celery_trusts_no_certificate_that_the_queue_does_not(
     trusted = celery_connection(load_settings().redis_url)
 
     for options, expected in ((untrusted, "CERTIFICATE_VERIFY_FAILED"), (trusted, None)):
-        app = Celery("test", **options)
+        app = Celery("test", set_as_current=False, **options)
         attempts = [lambda app=app: app.connection().ensure_connection(max_retries=1), app.backend.client.ping]
         for attempt in attempts:
             if expected is None:

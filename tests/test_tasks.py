@@ -392,7 +392,8 @@ def test_a_task_id_of_any_kind_makes_valid_documents(settings: Settings, queue: 
 
 def test_a_calls_texts_are_forgotten_once_they_are_accepted(settings: Settings, queue: DocumentQueue) -> None:
     def texts() -> list[str]:
-        return [item.text for item in gc.get_objects() if type(item) is Document]
+        # One that other tests had refused may be about, half made.
+        return [getattr(item, "text", "") for item in gc.get_objects() if type(item) is Document]
 
     with Client(settings) as client:
         call = Call(client, "1", ["a text of its own"], "normal")

@@ -139,7 +139,8 @@ def test_livez_says_what_hangs_before_the_process_ends_and_the_document_stays(
     assert before == (200, "ok\n")
     assert status == 503
     assert said.startswith(what)
-    assert said.endswith("the process ends after 3 s of it\n")
+    # Which of the two is seen last is a matter of milliseconds.
+    assert said.endswith(("the process ends after 3 s of it\n", "other workers will take its documents over\n"))
     assert code == 70
     assert f"{what} is past its deadline of 3 s" in worker.log.read_text()
     assert store.xpending(KEYS.normal, KEYS.group)["pending"] == 1
