@@ -99,6 +99,8 @@ def test_no_password_survives_hiding(password: str) -> None:
             f"redis://:{secret}@host",
             f"redis://{secret}@host",
             f"unix://user:{secret}@/run/redis",
+            f"redis+sentinel://user:{secret}@a:1,b/gpner/0",
+            f"redis+sentinel://user:{secret}@a:1",
             f"redis://host:6379/0?password={secret}",
             f"redis://user:{secret}",
             f"user:{secret}@host:6379",
@@ -114,6 +116,7 @@ def test_what_is_no_secret_is_shown() -> None:
         "redis://localhost",
         "redis://[::1]:6379/0",
         "unix:///run/redis?db=1",
+        "redis+sentinel://a:26379,b/gpner/0",
         "rediss://h:1/2?ssl_ca_certs=/ca",
     ):
         assert hide_password(url) == url
@@ -151,6 +154,11 @@ def test_a_password_whose_special_characters_are_not_encoded_is_never_shown(char
         ("redis://h:6379/0#x", "must have the form"),
         ("redis://[::1/0", "must have the form"),
         ("redis://h:6379/0?timeout", "must have the form"),
+        ("redis://a:1,b:1/gpner/0", "must have the form"),
+        ("redis+sentinel://a:1", "must have the form"),
+        ("redis+sentinel://a:1,/gpner", "must have the form"),
+        ("redis+sentinel://a:1/gpner/zero", "must have the form"),
+        ("redis+sentinel://a:1/gpner/0?timeout=1", "must have the form"),
         (" redis://h:6379/0", "must begin with redis://"),
         ("redis://h:6379/0 ", "must have the form"),
         ("rediss://h/0?ssl_password=x", r"must not hold ssl_password.*was: 'rediss://h/0\?\*\*\*'"),

@@ -352,7 +352,7 @@ def test_a_note_never_outlives_a_result_that_it_stands_for(
         redis.expire(note, 20)
         redis.expire(result, 30)
 
-        Call(client, "1", TEXTS[:3], "normal").wait(0.1, lambda: False)
+        Call(client, "1", TEXTS[:3], "normal").wait(1.0, lambda: False)
 
         assert 30_000 < redis.pttl(note) <= redis.pttl(result)
         assert queue.depth()[KEYS.normal] == 2

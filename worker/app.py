@@ -14,7 +14,7 @@ from celery.exceptions import CPendingDeprecationWarning
 
 from gpner.errors import GpnerError
 from worker import broker, control, logs, tasks  # noqa: F401 - loading these is what makes Celery know them
-from worker.connection import celery_connection
+from worker.connection import celery_connection, celery_transport_options
 from worker.devices import Claim, claim_device
 from worker.engine import load_engine
 from worker.outage import in_one_line
@@ -68,17 +68,17 @@ class PumpStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no 
 
 def celery_configuration(settings: Settings) -> dict[str, Any]:
     """Celery's side of the settings."""
-    prefix = {"global_keyprefix": settings.namespace}
+    shared = {"global_keyprefix": settings.namespace, **celery_transport_options(settings.redis_url)}
     return {
         **celery_connection(settings.redis_url),
         # Redelivery of tasks whose worker died, looked for every 5 s: the defaults are an hour, and 100 s.
         "broker_transport_options": {
-            **prefix,
+            **shared,
             "visibility_timeout": 300,
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
         },
-        "result_backend_transport_options": prefix,
+        "result_backend_transport_options": shared,
         "result_expires": settings.result_ttl_seconds,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,

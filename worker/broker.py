@@ -17,6 +17,7 @@ from typing import Any
 
 import redis
 from celery.backends.redis import RedisBackend
+from celery.backends.redis import SentinelBackend as CelerySentinelBackend
 from celery.worker import request, state
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
@@ -186,6 +187,26 @@ class Backend(RedisBackend):  # type: ignore[misc]  # celery has no types
         until_taken(super().on_chord_part_return, *arguments, **options)
 
 
+class SentinelChannel(Channel, kombu_redis.SentinelChannel):
+    """The same where sentinels name the master."""
+
+
+class SentinelTransport(kombu_redis.SentinelTransport):
+    """kombu's, with that channel."""
+
+    Channel = SentinelChannel
+
+
+class SentinelBackend(Backend, CelerySentinelBackend):  # type: ignore[misc]  # celery has no types
+    """The store of answers where sentinels name the master."""
+
+    def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
+        # Celery's own keeps user and password of the address, and forgets who provides them.
+        params: dict[str, Any] = super()._params_from_url(url, defaults)
+        provider = params["hosts"][0].get("credential_provider")
+        return params | ({"credential_provider": provider} if provider else {})
+
+
 class Request(request.Request):  # type: ignore[misc]  # celery has no types
     """One call in this worker."""
 
@@ -205,7 +226,9 @@ _NOT_THE_MESSAGE = (Empty, redis.RedisError, OSError, MemoryError)
 def install(app: Any) -> None:
     """Have an app use all this wherever its settings name Redis."""
     TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:{Transport.__name__}"))
+    TRANSPORT_ALIASES["sentinel"] = f"{__name__}:{SentinelTransport.__name__}"
     app.loader.override_backends = dict.fromkeys(("redis", "rediss"), f"{__name__}:{Backend.__name__}")
+    app.loader.override_backends["sentinel"] = f"{__name__}:{SentinelBackend.__name__}"
 
 
 def _read(read: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -15,6 +15,7 @@ from redis.exceptions import AuthorizationError
 from redis.retry import Retry
 
 from gpner.errors import ServiceError
+from worker.sentinels import OF_SENTINELS, sentinel_address
 from worker.settings import RedisUrl, load_settings
 
 # Longer than any blocking read here (a few seconds), short against a lease: it bounds how long a half-open connection,
@@ -37,13 +38,15 @@ def connect(url: RedisUrl) -> redis.Redis:
     address = url.get_secret_value()
     of_network = {"socket_connect_timeout": CONNECT_TIMEOUT_SECONDS, "socket_keepalive": True}
     more: dict[str, Any] = {} if address.startswith("unix://") else of_network
+    more |= {"protocol": 2, "socket_timeout": SOCKET_TIMEOUT_SECONDS, "retry": Retry(NoBackoff(), 0)}
     try:
+        if sentinels := sentinel_address(address):
+            options = more | sentinels.options
+            return sentinels.sentinel().master_for(sentinels.master, NamingRedis, **options)  # type: ignore[no-any-return,no-untyped-call]  # redis-py has none
         options = parse_url(address)  # type: ignore[no-untyped-call]  # redis-py has none
         if not all(map(_OF_ADDRESS.fullmatch, options)):
             raise ValueError
-        client = NamingRedis.from_url(
-            address, protocol=2, socket_timeout=SOCKET_TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0), **more
-        )
+        client = NamingRedis.from_url(address, **more)
         # The library looks at the options of an address only when it makes a connection, which opens none yet.
         client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
     except (TypeError, ValueError, redis.RedisError):
@@ -108,6 +111,11 @@ def celery_connection(url: RedisUrl) -> dict[str, Any]:
     address = pool.connection_kwargs
     has_login = "username" in address or "password" in address
     login = f"credential_provider={__name__}.{Login.__name__}" if has_login else ""
+    if sentinels := sentinel_address(url.get_secret_value()):
+        query = login and f"?{login}"
+        database = address.get("db", 0)
+        place = ";".join(f"sentinel://{host}:{port}/{database}{query}" for host, port in sentinels.hosts)
+        return {"broker_url": place, "result_backend": place}
     if "path" in address:
         place = f"redis+socket://{quote(address['path'])}?virtual_host={address.get('db', 0)}{login and f'&{login}'}"
         return {"broker_url": place, "result_backend": place}
@@ -120,6 +128,12 @@ def celery_connection(url: RedisUrl) -> dict[str, Any]:
         options = {name: value for name, value in address.items() if name.startswith("ssl_")}
         settings["broker_use_ssl"] = settings["redis_backend_use_ssl"] = {"ssl_cert_reqs": "required"} | options
     return settings
+
+
+def celery_transport_options(url: RedisUrl) -> dict[str, Any]:
+    """What Celery's broker and its result backend must know beside the address, where sentinels name the master."""
+    sentinels = sentinel_address(url.get_secret_value())
+    return {"master_name": sentinels.master, "sentinel_kwargs": OF_SENTINELS} if sentinels else {}
 
 
 def _unreachable(url: RedisUrl, error: redis.RedisError) -> str:

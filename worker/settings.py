@@ -18,11 +18,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from gpner.errors import ConfigError
 
 ENV_PREFIX = "GPNER_"
-REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
-# The login ends at the last @, in case the password holds one; then host and port and database, or a socket's path.
+SENTINEL_SCHEME = "redis+sentinel://"
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://", SENTINEL_SCHEME)
+# The login ends at the last @, in case the password holds one; then sentinels, master and database, or host, port and
+# database, or a socket's path.
 _ADDRESS = re.compile(
-    r"(?P<scheme>rediss?://|unix://)(?:(?P<user>[^:/?#@\s]*)(?P<password>:.*)?@)?"
-    r"(?P<place>(?:\[[^]\s]*\]|[^:/?#@\s]*)(?::\d*)?(?:/\d*)?|/[^?#\s]*)(?:\?(?P<query>[^#\s]*))?",
+    r"(?P<scheme>(?P<sentinel>redis\+sentinel://)|rediss?://|unix://)(?:(?P<user>[^:/?#@\s]*)(?P<password>:.*)?@)?"
+    r"(?P<place>(?(sentinel)[^:/?#@,\s]+(?::\d+)?(?:,[^:/?#@,\s]+(?::\d+)?)*/[\w.-]+(?:/\d+)?"
+    r"|(?:(?:\[[^]\s]*\]|[^:/?#@\s]*)(?::\d*)?(?:/\d*)?|/[^?#\s]*)))(?:\?(?P<query>[^#\s]*))?",
     re.DOTALL,
 )
 # Options of an address whose values are no secrets.
@@ -62,7 +65,8 @@ class Settings(BaseSettings):
     redis_url: RedisUrl = Field(
         default=RedisUrl("redis://127.0.0.1:6379/0"),
         description="Where Redis (6.2 or newer) is: `redis://user:password@host:port/database`, `rediss://` for TLS, "
-        "`unix:///path` for a socket. Workers and producers need the same one. Special characters of the password are "
+        "`unix:///path` for a socket, `redis+sentinel://user:password@host:port,host:port/master/database` for the "
+        "master that sentinels name. Workers and producers need the same one. Special characters of the password are "
         "percent-encoded; it is never printed. `?ssl_ca_certs=/path` names the CA of a TLS server that the machine "
         "does not know.",
     )
@@ -208,8 +212,9 @@ class Settings(BaseSettings):
             raise ValueError(f"must begin with {', '.join(REDIS_SCHEMES)}")
         if not _is_understood(address):
             raise ValueError(
-                "must have the form redis://user:password@host:port/database, with the special characters of user and "
-                "password percent-encoded (/ is %2F, @ is %40)"
+                "must have the form redis://user:password@host:port/database, or "
+                f"{SENTINEL_SCHEME}user:password@host:port,host:port/master/database, with the special characters of "
+                "user and password percent-encoded (/ is %2F, @ is %40)"
             )
         if "ssl_password=" in address.partition("?")[2]:
             raise ValueError(
@@ -254,6 +259,8 @@ def _is_understood(address: str) -> bool:
     parts = _ADDRESS.fullmatch(address)
     if parts is None or re.search(r"[/?#\s]", parts["password"] or ""):
         return False
+    if parts["sentinel"]:
+        return parts["query"] is None
     try:
         split = urlsplit(address)
         parse_qs(split.query, strict_parsing=bool(split.query))

@@ -34,12 +34,15 @@ class Server:
         folder: For its configuration, its log and its data.
         configuration: Further lines of its configuration.
         arguments: What stands behind the configuration on its command line.
+        password: What it asks for.
     """
 
-    def __init__(self, folder: Path, configuration: str = "", *arguments: str) -> None:
+    def __init__(self, folder: Path, configuration: str, *arguments: str, password: str = "") -> None:
         folder.mkdir()
         self.port = free_port()
-        self.client = Redis(port=self.port, protocol=2, socket_timeout=2, retry=Retry(NoBackoff(), 0))
+        self.client = Redis(
+            port=self.port, password=password or None, protocol=2, socket_timeout=2, retry=Retry(NoBackoff(), 0)
+        )
         self._log = folder / "log"
         self._file = folder / "redis.conf"
         self._file.write_text(f'port {self.port}\nbind 127.0.0.1\ndir {folder}\nsave ""\n{configuration}')
@@ -76,11 +79,14 @@ class Guarded:
     Args:
         folder: Where they keep what they know.
         configuration: Further lines of the configuration of the three servers.
+        password: What the servers ask for; the sentinels ask for none.
     """
 
-    def __init__(self, folder: Path, configuration: str = "") -> None:
+    def __init__(self, folder: Path, configuration: str = "", password: str = "") -> None:
         self._folder = folder
-        self._configuration = PROMPT + configuration
+        self._password = password
+        login = f"requirepass {password}\nmasterauth {password}\n" if password else ""
+        self._configuration = PROMPT + configuration + login
         self._running = ExitStack()
 
     def master(self) -> Server:
@@ -97,12 +103,15 @@ class Guarded:
 
     def __enter__(self) -> Self:
         enter = self._running.enter_context
-        master = enter(Server(self._folder / "redis-0", self._configuration))
+        master = enter(Server(self._folder / "redis-0", self._configuration, password=self._password))
         of_replica = f"replicaof 127.0.0.1 {master.port}\n{self._configuration}"
-        self.servers = [master, *(enter(Server(self._folder / f"redis-{i}", of_replica)) for i in (1, 2))]
+        replicas = [Server(self._folder / f"redis-{i}", of_replica, password=self._password) for i in (1, 2)]
+        self.servers = [master, *map(enter, replicas)]
         # The master counts replicas that have nothing yet, too.
         wait_until(lambda: all(map(_is_in_step, self.servers[1:])), 30, "two replicas in step")
         of_sentinel = SENTINEL_CONFIGURATION.format(master=master.port)
+        if self._password:
+            of_sentinel += f"sentinel auth-pass {MASTER_NAME} {self._password}\n"
         self.sentinels = [enter(Server(self._folder / f"sentinel-{i}", of_sentinel, "--sentinel")) for i in range(3)]
         self.sentinel = Sentinel([("127.0.0.1", sentinel.port) for sentinel in self.sentinels], socket_timeout=2)
         wait_until(lambda: all(map(_knows_all, self.sentinels)), 30, "sentinels that know each other")
