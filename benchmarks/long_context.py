@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,51 @@ from gpner.checkpoint import load_tokenizer
 from gpner.evaluation import evaluate_extractor
 from gpner.examples import read_corpus
 from gpner.extractor import Extractor
-from gpner.model import load_encoder
+from gpner.model import GlobalPointerForEntities, load_encoder
 from gpner.positions import extend_encoder
+from gpner.pretraining import pretrain
+from gpner.pretraining_options import PretrainingOptions
 from gpner.training import train
 from gpner.training_options import TrainingOptions
 
 WINDOW = 512
-# Of each variant how the encoder is extended (not at all: overlapping windows of 512), and options of its training.
-VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "windows of 512": ({}, {"context": WINDOW, "batch_size": 4}),
-    "first": ({"anchor": "first"}, {"batch_size": 1}),
-    "mean": ({"anchor": "mean"}, {"batch_size": 1}),
-    "random": ({"method": "random"}, {"batch_size": 1}),
-    "mean, alpha 0.1": ({"anchor": "mean", "alpha": 0.1}, {"batch_size": 1}),
-    "attention window 128": ({"method": "tiled", "attention_window": 128}, {"batch_size": 1}),
+# Of a run that goes on from one before it.
+FURTHER_EPOCHS, FURTHER_RATE, FURTHER_HEAD_RATE = 2, 1e-4, 5e-4
+PRETRAINING_EPOCHS, PRETRAINING_RATE = 5, 2e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """How an encoder is made to read further, and how it is trained then.
+
+    Attributes:
+        extension: Options of `extend_encoder`; empty for overlapping windows of 512.
+        training: Options of `TrainingOptions`.
+        after: The variant whose trained encoder this one starts from.
+        pretrained: Whether the encoder first learns to fill in hidden words of the training texts.
+    """
+
+    extension: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=lambda: {"batch_size": 1})
+    after: str | None = None
+    pretrained: bool = False
+
+
+WINDOWS = {"context": WINDOW, "batch_size": 4}
+NEAR = {"method": "tiled", "attention_window": 128}
+VARIANTS = {
+    "windows of 512": Variant(training=WINDOWS),
+    "first": Variant(extension={"anchor": "first"}),
+    "mean": Variant(extension={"anchor": "mean"}),
+    "mean, four a step": Variant(extension={"anchor": "mean"}, training={"batch_size": 4}),
+    "mean, alpha 0.1": Variant(extension={"anchor": "mean", "alpha": 0.1}),
+    "random": Variant(extension={"method": "random"}),
+    "attention window 128": Variant(extension=NEAR),
+    "windows of 512, pre-trained": Variant(training=WINDOWS, pretrained=True),
+    "mean, pre-trained": Variant(extension={"anchor": "mean"}, pretrained=True),
+    "windows of 512, then again": Variant(training=WINDOWS, after="windows of 512"),
+    "windows of 512, then attention window 128": Variant(extension=NEAR, after="windows of 512"),
+    "windows of 512, then mean": Variant(extension={"anchor": "mean"}, after="windows of 512"),
 }
 
 
@@ -43,57 +75,88 @@ def main() -> None:
     arguments = parse()
     split(arguments.corpus, arguments.output / "data")
     for name in arguments.variants:
-        for context in arguments.contexts if VARIANTS[name][0] else [WINDOW]:
+        for context in arguments.contexts if VARIANTS[name].extension else [WINDOW]:
             for seed in arguments.seeds:
                 run(name, context, seed, arguments)
     show(list(read_rows(arguments.output)))
 
 
-def run(name: str, context: int, seed: int, arguments: argparse.Namespace) -> None:
-    """Train one variant and score it on test; leaves `row.json` in the run's folder."""
-    extension, recipe = VARIANTS[name]
-    folder = arguments.output / f"{name.replace(' ', '-').replace(',', '')}-{context}-{arguments.epochs}-{seed}"
+def run(name: str, context: int, seed: int, arguments: argparse.Namespace) -> Path:
+    """Train one variant and score it on test; leaves `row.json` in the run's folder, which it returns."""
+    variant = VARIANTS[name]
+    epochs, rate, head_rate = arguments.epochs, arguments.learning_rate, arguments.head_learning_rate
+    if variant.after:
+        epochs, rate, head_rate = FURTHER_EPOCHS, FURTHER_RATE, FURTHER_HEAD_RATE
+    folder: Path = arguments.output / f"{hyphenated(name)}-{context}-{epochs}-{seed}"
     if (folder / "row.json").exists():
-        return
+        return folder
     data = arguments.output / "data"
     options = TrainingOptions(
-        encoder=extended(arguments.encoder, extension, context, arguments.output / "encoders")
-        if extension
-        else arguments.encoder,
+        encoder=str(encoder_for(name, context, seed, arguments)),
         train=data / "train.jsonl",
         dev=data / "dev.jsonl",
         output=folder,
-        epochs=arguments.epochs,
-        encoder_learning_rate=arguments.learning_rate,
-        head_learning_rate=arguments.head_learning_rate,
+        epochs=epochs,
+        encoder_learning_rate=rate,
+        head_learning_rate=head_rate,
         max_entity_tokens=128,
         seed=seed,
         resume=True,
-        **{"context": context, **recipe},
+        **{"context": context, **variant.training},
     )
     report = train(options)
     test = evaluate_extractor(Extractor.from_pretrained(folder), read_corpus(data / "test.jsonl").examples)
     row = {
         "variant": name,
         "context": context,
-        "epochs": arguments.epochs,
+        "epochs": epochs,
         "seed": seed,
         "dev": report.dev.micro.f1,
         "test": test.micro.f1,
         "seconds": report.seconds,
     }
     (folder / "row.json").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    return folder
 
 
-def extended(source: str, extension: dict[str, Any], context: int, folder: Path) -> str:
-    """Lengthen the encoder's positions; returns where it lies."""
-    target = folder / "-".join([*(f"{key}-{value}" for key, value in extension.items()), str(context)])
-    if not target.exists():
-        encoder = load_encoder(source)
-        extend_encoder(encoder, context, **extension)
-        encoder.save_pretrained(target)
-        load_tokenizer(source).save_pretrained(target)
-    return str(target)
+def encoder_for(name: str, context: int, seed: int, arguments: argparse.Namespace) -> Path:
+    """Make the encoder that a variant starts from; returns where it lies."""
+    variant = VARIANTS[name]
+    folder: Path = arguments.output / "encoders" / f"{hyphenated(name)}-{context}-{seed}"
+    if not folder.exists():
+        before = run(variant.after, WINDOW, seed, arguments) if variant.after else None
+        encoder = (
+            GlobalPointerForEntities.from_pretrained(before).encoder if before else load_encoder(arguments.encoder)
+        )
+        if variant.extension:
+            extend_encoder(encoder, context, **variant.extension)
+        encoder.save_pretrained(folder)
+        load_tokenizer(arguments.encoder).save_pretrained(folder)
+    return pretrained(folder, context, seed, arguments.output / "data") if variant.pretrained else folder
+
+
+def pretrained(encoder: Path, context: int, seed: int, data: Path) -> Path:
+    """Let an encoder learn to fill in hidden words of the training texts; returns where the result lies."""
+    folder = encoder.with_name(f"{encoder.name}-read")
+    if not (folder / "metrics.json").exists():
+        options = PretrainingOptions(
+            encoder=str(encoder),
+            train=data / "train.jsonl",
+            eval=data / "dev.jsonl",
+            context=context,
+            batch_tokens=4096,
+            epochs=PRETRAINING_EPOCHS,
+            learning_rate=PRETRAINING_RATE,
+            output=folder,
+            seed=seed,
+            resume=True,
+        )
+        pretrain(options)
+    return folder
+
+
+def hyphenated(name: str) -> str:
+    return name.replace(" ", "-").replace(",", "")
 
 
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
