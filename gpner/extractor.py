@@ -17,6 +17,7 @@ from gpner.errors import ConfigError, DocumentError, OutOfMemoryError
 from gpner.model import GlobalPointerForEntities
 from gpner.packing import pack_by_length
 from gpner.peak import measure_peak_flops
+from gpner.prepacked import prepack_linears
 from gpner.tokenization import TextTokenizer, TokenizedText, Window, entity_logits, merge_windows, to_entities
 
 # How many packs `extract_iter` reads ahead, so that there are neighbours in length to choose from.
@@ -258,9 +259,16 @@ def choose_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def place(model: GlobalPointerForEntities, device: torch.device) -> None:
-    """Move a model to a device, the encoder in the precision that it computes in; the head stays in fp32."""
+    """Make a model ready for inference on a device; it can no longer be trained or saved.
+
+    The encoder gets the precision that the device computes in, on a CPU with bf16 its weights another layout too; the
+    head stays in fp32.
+    """
+    dtype = inference_dtype(device)
     torch.nn.Module.to(model, device)
-    torch.nn.Module.to(model.encoder, inference_dtype(device))
+    torch.nn.Module.to(model.encoder, dtype)
+    if device.type == "cpu" and dtype is torch.bfloat16:
+        prepack_linears(model.encoder)
 
 
 def inference_dtype(device: torch.device) -> torch.dtype:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from gpner.allocation import keep_freed_memory
 from gpner.cli import convert, evaluate, extend, extract, pretrain, train, tune, view
 from gpner.errors import GpnerError
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.loads_models:
             _quiet_libraries()
+            keep_freed_memory()
         options.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
