@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 from split import split
 
-from gpner.checkpoint import load_tokenizer
+from gpner.checkpoint import load_checkpoint, load_tokenizer
 from gpner.evaluation import evaluate_extractor
 from gpner.examples import read_corpus
 from gpner.extractor import Extractor
-from gpner.model import GlobalPointerForEntities, load_encoder
+from gpner.model import load_encoder
 from gpner.positions import extend_encoder
 from gpner.pretraining import pretrain
 from gpner.pretraining_options import PretrainingOptions
@@ -43,7 +43,7 @@ class Variant:
     Attributes:
         extension: Options of `extend_encoder`; empty for overlapping windows of 512.
         training: Options of `TrainingOptions`.
-        after: The variant whose trained encoder this one starts from.
+        after: The variant whose trained model this one goes on from, head included.
         pretrained: Whether the encoder first learns to fill in hidden words of the training texts.
     """
 
@@ -125,12 +125,10 @@ def encoder_for(name: str, context: int, seed: int, arguments: argparse.Namespac
     folder: Path = arguments.output / "encoders" / f"{hyphenated(name)}-{context}-{seed}"
     if not folder.exists():
         before = run(variant.after, WINDOW, seed, arguments) if variant.after else None
-        encoder = (
-            GlobalPointerForEntities.from_pretrained(before).encoder if before else load_encoder(arguments.encoder)
-        )
+        model = load_checkpoint(before)[0] if before else load_encoder(arguments.encoder)
         if variant.extension:
-            extend_encoder(encoder, context, **variant.extension)
-        encoder.save_pretrained(folder)
+            extend_encoder(model.base_model, context, **variant.extension)
+        model.save_pretrained(folder)
         load_tokenizer(arguments.encoder).save_pretrained(folder)
     return pretrained(folder, context, seed, arguments.output / "data") if variant.pretrained else folder
 

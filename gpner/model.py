@@ -78,7 +78,7 @@ class GlobalPointerForEntities(PreTrainedModel):
         """Put a new head on a pretrained encoder.
 
         Args:
-            encoder: Local folder or hub name of a transformers encoder.
+            encoder: Local folder or hub name of a transformers encoder, or of a gpner model, whose encoder is taken.
             labels: Entity labels, in the order of the head's outputs.
             **options: Further fields of `GlobalPointerConfig`.
 
@@ -243,38 +243,47 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def load_encoder_config(source: str | Path) -> PreTrainedConfig:
-    """Read the configuration of an encoder from a local folder or a hub name.
+    """Read the configuration of an encoder from a local folder or a hub name; of a gpner model, that of its encoder.
 
     Raises:
-        CheckpointError: If there is none, or one of a whole gpner model.
+        CheckpointError: If there is none.
     """
+    config = _load_config(source)
+    return cast(PreTrainedConfig, config.encoder_config) if config.model_type == MODEL_TYPE else config
+
+
+def is_gpner_model(source: str | Path) -> bool:
+    """Say whether a local folder or a hub name is of a whole gpner model, encoder and head.
+
+    Raises:
+        CheckpointError: If it is of no model.
+    """
+    return _load_config(source).model_type == MODEL_TYPE
+
+
+def _load_config(source: str | Path) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(source)
     except (OSError, StrictDataclassError, ValueError) as error:
         raise CheckpointError(
             f"an encoder must be a local folder or a hub name with a config.json, was: {source} ({error})"
         ) from error
-    if config.model_type == MODEL_TYPE:
-        raise CheckpointError(
-            f"an encoder must be without a span head, {source} is a whole gpner model; give its encoder"
-        )
     return config
 
 
 def load_encoder(source: str | Path) -> PreTrainedModel:
-    """Load an encoder's weights in fp32, from safetensors only.
+    """Load an encoder's weights in fp32, from safetensors only; of a gpner model, those of its encoder.
 
     Raises:
         CheckpointError: If there are none, or they are not those of its configuration.
     """
-    load_encoder_config(source)
-    encoder, missing = load_weights(AutoModel, source)
+    model, missing = load_weights(GlobalPointerForEntities if is_gpner_model(source) else AutoModel, source)
     missing = [name for name in missing if not name.startswith("pooler.")]
     if missing:
         raise CheckpointError(
             f"an encoder must bring all its weights, {source} lacks: {', '.join(missing[:5])}; is it of another family?"
         )
-    return encoder
+    return model.encoder if isinstance(model, GlobalPointerForEntities) else model
 
 
 def load_weights(family: Any, source: str | Path, **options: Any) -> tuple[PreTrainedModel, list[str]]:

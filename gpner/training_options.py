@@ -31,7 +31,8 @@ class TrainingOptions:
     )
 
     encoder: str = flag(
-        "transformers encoder to start from, as a local folder or a hub name; documents are tokenized by its tokenizer",
+        "transformers encoder to start from, as a local folder or a hub name; documents are tokenized by its "
+        "tokenizer. A model that gpner trained lends its head too, if labels and form of the head are the same",
         group=MODEL,
     )
     context: int = flag(

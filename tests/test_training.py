@@ -266,3 +266,29 @@ def test_an_extended_encoder_trains_at_its_longer_context(options, encoder, tmp_
 
     model, tokenizer = load_checkpoint(options["output"])
     assert model.config.context == tokenizer.model_max_length == 600
+
+
+def test_a_trained_model_is_lengthened_and_trained_further_with_its_head(options, tmp_path):
+    train(TrainingOptions(**options))
+    assert main(["extend", str(options["output"]), str(tmp_path / "longer"), "--context", "600"]) == 0
+    # So small a rate that nothing moves: what it knows is what it was given.
+    still = {"epochs": 1, "encoder_learning_rate": 1e-12, "head_learning_rate": 1e-12}
+    further = {"encoder": str(tmp_path / "longer"), "output": tmp_path / "further", "context": 600, "stride": 64}
+
+    report = train(TrainingOptions(**{**options, **still, **further}))
+
+    assert report.dev.micro.f1 > 0.95
+    short, longer = (load_checkpoint(folder)[0] for folder in (options["output"], tmp_path / "longer"))
+    assert len(longer.encoder.embeddings.position_embeddings.weight) == 600
+    assert short.config.context == longer.config.context
+    assert "training goes on from the encoder and the head" in (tmp_path / "further" / "training.log").read_text()
+
+
+def test_a_model_with_another_head_lends_its_encoder_alone_and_says_so(options, tmp_path):
+    train(TrainingOptions(**{**options, "epochs": 1, "head_size": 8}))
+    other = {"encoder": str(options["output"]), "output": tmp_path / "other", "epochs": 1, "head_size": 16}
+
+    train(TrainingOptions(**{**options, **other}))
+
+    log = (tmp_path / "other" / "training.log").read_text()
+    assert "was trained with other head_size: its encoder is kept, its head is not" in log

@@ -12,7 +12,9 @@ from gpner.cli.command import new_command
 def add_command(commands: Any) -> None:
     """Add `extend` to the parser."""
     parser = new_command(commands, "extend", _run, "give an encoder a longer position table")
-    parser.add_argument("encoder", help="local folder or hub name of a transformers encoder")
+    parser.add_argument(
+        "encoder", help="local folder or hub name of a transformers encoder, or of a gpner model, which keeps its head"
+    )
     parser.add_argument("output", type=Path, help="folder for the longer encoder")
     parser.add_argument("--context", type=int, required=True, help="positions that it shall have")
     parser.add_argument(
@@ -30,13 +32,16 @@ def add_command(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from gpner.checkpoint import load_tokenizer, make_folder
+    from gpner.checkpoint import load_checkpoint, load_tokenizer, make_folder
+    from gpner.model import is_gpner_model
     from gpner.positions import extend_encoder
     from gpner.pretraining.model import encoder_of, load_with_head
 
     make_folder(options.output)
-    # A pre-training head stays, for `gpner pretrain` to go on with.
-    model, tokenizer = load_with_head(options.encoder), load_tokenizer(options.encoder)
+    # Whatever head there is stays, for `gpner pretrain` or `gpner train` to go on with.
+    trained = is_gpner_model(options.encoder)
+    model = load_checkpoint(options.encoder)[0] if trained else load_with_head(options.encoder)
+    tokenizer = load_tokenizer(options.encoder)
     settings = {"method": options.method, "alpha": options.alpha, "anchor": options.anchor}
     window = getattr(options, "attention_window", None)
     extend_encoder(encoder_of(model), options.context, **settings, attention_window=window)

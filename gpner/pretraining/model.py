@@ -21,7 +21,7 @@ from transformers import (
 
 from gpner.attention import IMPLEMENTATION, Pack
 from gpner.errors import CheckpointError, ConfigError, EncoderError
-from gpner.model import build_encoder, check_isolation, load_encoder, load_encoder_config, load_weights
+from gpner.model import build_encoder, check_isolation, is_gpner_model, load_encoder, load_encoder_config, load_weights
 from gpner.positions import position_offset
 
 # The family whose pre-training class in transformers has a head for the objective.
@@ -39,9 +39,13 @@ def load_masked_model(source: str | Path, objective: str | None = None) -> tuple
         The model, and the names of the weights that start anew; the output layer shares the embeddings then.
 
     Raises:
-        CheckpointError: If there is no encoder, or not all of it.
+        CheckpointError: If there is no encoder, or not all of it, or it is in a whole gpner model.
         EncoderError: If its family cannot run packed, or has no head for the objective.
     """
+    if is_gpner_model(source):
+        raise CheckpointError(
+            f"pre-training must start from an encoder, {source} is a whole gpner model; give what it was trained from"
+        )
     config = load_encoder_config(source)
     family = _family(config, objective)
     model, missing = load_weights(family, source, config=config, attn_implementation=IMPLEMENTATION)

@@ -19,14 +19,14 @@ from peft import PeftModel
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
-from gpner.checkpoint import load_tokenizer, save_checkpoint
+from gpner.checkpoint import load_checkpoint, load_tokenizer, save_checkpoint
 from gpner.curves import draw_curves, draw_scores
 from gpner.dataset import Feature, build_features
 from gpner.errors import DataError
 from gpner.evaluation import Evaluation, evaluate_extractor
 from gpner.examples import Corpus, Example, Problem, labels_of, read_corpus
 from gpner.extractor import Extractor, place
-from gpner.model import GlobalPointerForEntities
+from gpner.model import GlobalPointerForEntities, is_gpner_model
 from gpner.progress import run_log, watchers
 from gpner.run_folder import METRICS, KeepCheckpoints, RunFolder, run_settings
 from gpner.tokenization import TextTokenizer
@@ -37,6 +37,8 @@ from gpner.training_options import TrainingOptions
 
 logger = logging.getLogger(__name__)
 
+# What two models must agree in for the one to take over the other's head.
+HEAD_FIELDS = ("labels", "head", "bias_from", "head_size")
 # What is shown of an epoch's scores while training.
 SHOWN = {"eval_precision": "dev precision {:.3f}", "eval_recall": "recall {:.3f}", "eval_f1": "F1 {:.3f}"}
 
@@ -98,6 +100,7 @@ def train(
             stack.enter_context(run_log(options.output / "training.log"))
             if on_problems:
                 on_problems([problem for corpus in corpora for problem in corpus.problems])
+        _go_on_from(options.encoder, model)
         return _run(options, corpora, model, arguments, folder)
 
 
@@ -193,6 +196,20 @@ def _new_model(options: TrainingOptions, labels: Sequence[str]) -> GlobalPointer
         head_size=options.head_size,
         max_entity_tokens=options.max_entity_tokens,
     )
+
+
+def _go_on_from(source: str, model: GlobalPointerForEntities) -> None:
+    """Copy the head of a trained model whose encoder this one has, if it is of the same form and labels."""
+    if not is_gpner_model(source):
+        return
+    trained, _ = load_checkpoint(source)
+    differing = [name for name in HEAD_FIELDS if getattr(trained.config, name) != getattr(model.config, name)]
+    if differing:
+        names = ", ".join(differing)
+        logger.warning("%s was trained with other %s: its encoder is kept, its head is not", source, names)
+    else:
+        model.head.load_state_dict(trained.head.state_dict())
+        logger.info("training goes on from the encoder and the head of %s", source)
 
 
 def _default_stride(options: TrainingOptions) -> int:
