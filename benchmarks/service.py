@@ -4,7 +4,8 @@
 
 With the model: the demo's documents, several times over, through the `Extractor` alone and through a private Redis
 and one real worker process, interleaved; the share is what the service keeps of the engine's speed. With an engine that
-does nothing: how many documents of 1 KB a second the queue, the worker and the commits can carry.
+does nothing: how many documents of 1 KB a second the queue, the worker and the commits can carry, and what a document
+costs worker and Redis in processor time, which says the same of a machine that is busy with other things too.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
@@ -33,8 +35,8 @@ SMALL_TEXT = "a document of about one kilobyte " * 30
 
 
 @contextmanager
-def worker(redis_url: str, **settings: str) -> Iterator[None]:
-    """One real worker process, ready."""
+def worker(redis_url: str, **settings: str) -> Iterator[int]:
+    """One real worker process, ready; gives the port of its metrics."""
     port = free_port()
     ours = {"GPNER_REDIS_URL": redis_url, "GPNER_METRICS_PORT": str(port), "PYTHONPATH": str(Path.cwd())}
     process = subprocess.Popen(
@@ -52,7 +54,7 @@ def worker(redis_url: str, **settings: str) -> Iterator[None]:
                 if process.poll() is not None:
                     raise SystemExit("the worker did not start") from None
                 time.sleep(0.1)
-        yield
+        yield port
     finally:
         process.terminate()
         process.wait(60)
@@ -85,26 +87,45 @@ def with_model(model: Path, repeats: int) -> list[str]:
         f"{len(texts) / service:,.1f} documents/s, {tokens / service:,.0f} tokens/s",
         f"{engine / service:.1%}",
         f"{spread:.2f}",
+        "-",
     ]
 
 
 def without_model(repeats: int) -> list[str]:
-    rates = []
+    runs = []
     with LocalRedis() as redis, Client(redis.url) as client:
         for _ in range(repeats):
             client.submit_many([SMALL_TEXT] * SMALL_DOCUMENTS)
-            with worker(redis.url, GPNER_ENGINE="tests.engines:load_noop", GPNER_MAX_HELD_TOKENS="200000"):
-                rates.append(rate_of_draining(client))
+            with worker(redis.url, GPNER_ENGINE="tests.engines:load_noop", GPNER_MAX_HELD_TOKENS="200000") as port:
+                runs.append(drain(client, port))
+    rates, worker_seconds, redis_seconds = zip(*runs, strict=True)
+    costs = f"worker {min(worker_seconds) * 1e6:.1f} µs, Redis {min(redis_seconds) * 1e6:.1f} µs"
     rate, spread = statistics.median(rates), max(rates) / min(rates)
-    return ["no-op engine", f"{SMALL_DOCUMENTS}", "-", f"{rate:,.0f} documents/s", "-", f"{spread:.2f}"]
+    return ["no-op engine", f"{SMALL_DOCUMENTS}", "-", f"{rate:,.0f} documents/s", "-", f"{spread:.2f}", costs]
 
 
-def rate_of_draining(client: Client) -> float:
-    """Documents a second, from those that are left now: the worker has begun before it said that it is ready."""
-    started, left = time.perf_counter(), unfinished(client)
+def drain(client: Client, port: int) -> tuple[float, float, float]:
+    """Documents a second, and processor seconds of worker and Redis for one.
+
+    Counted from the documents that are left now: the worker has begun before it said that it is ready.
+    """
+    started, left, before = time.perf_counter(), unfinished(client), processor_seconds(client, port)
     while unfinished(client):
         time.sleep(0.01)
-    return left / (time.perf_counter() - started)
+    seconds, after = time.perf_counter() - started, processor_seconds(client, port)
+    return left / seconds, (after[0] - before[0]) / left, (after[1] - before[1]) / left
+
+
+def processor_seconds(client: Client, port: int) -> tuple[float, float]:
+    """What worker and Redis have used since their start."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+        families = list(text_string_to_metric_families(page.read().decode()))
+    (used,) = [
+        sample.value for family in families for sample in family.samples
+        if sample.name == "gpner_process_cpu_seconds_total"
+    ]  # fmt: skip
+    of_redis = client.redis.info("cpu")
+    return used, of_redis["used_cpu_user"] + of_redis["used_cpu_sys"]
 
 
 def unfinished(client: Client) -> int:
@@ -116,10 +137,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="folder of a trained model; the demo's by default")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    table = Table("engine", "documents", "bare engine", "service", "share", "max/min")
+    table = Table("engine", "documents", "bare engine", "service", "share", "max/min", "processor time a document")
     table.add_row(*with_model(options.model or demo_model(), options.repeats))
     table.add_row(*without_model(options.repeats))
-    Console(width=120).print(table)
+    Console(width=160).print(table)
 
 
 if __name__ == "__main__":

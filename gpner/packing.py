@@ -54,7 +54,7 @@ def fill_pack(lengths: Sequence[int], max_tokens: int, first: int) -> list[int]:
     """
     wanted = lengths[first]
     pack, room = [first], max_tokens - wanted
-    for index in sorted(range(len(lengths)), key=lambda index: (abs(lengths[index] - wanted), index)):
+    for index in sorted(range(len(lengths)), key=lambda index: abs(lengths[index] - wanted)):
         if index != first and lengths[index] <= room:
             pack.append(index)
             room -= lengths[index]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.engines import Words
 from tests.workers import wait_until
-from worker.batcher import Batcher
+from worker.batcher import CHOICE_PACKS, Batcher
 from worker.budget import CLEAN_RUNS, MIN_TOKENS, TokenBudget
 from worker.held import Held
 from worker.protocol import Document
@@ -101,33 +101,14 @@ def test_documents_that_shared_a_failed_run_are_the_next_to_go() -> None:
     assert ids(batcher.take()) == [0, 1]
 
 
-def test_documents_that_another_worker_took_over_are_left_out() -> None:
-    batcher = Batcher(TokenBudget(100), max_wait_seconds=0)
-    documents = held_documents([5, 5, 5])
-    fill(batcher, documents)
+def test_a_pack_is_chosen_among_the_oldest_documents_however_many_wait() -> None:
+    batcher = Batcher(TokenBudget(10), max_wait_seconds=0)
+    lengths = [5, *[10] * CHOICE_PACKS, 5]
 
-    documents[0].taken_over = True
+    fill(batcher, held_documents(lengths))
 
-    assert ids(batcher.take()) == [1, 2]
-
-
-def test_documents_that_another_worker_took_over_leave_a_pack_that_was_made_ready() -> None:
-    batcher = Batcher(TokenBudget(10), max_wait_seconds=60)
-    preparing = threading.Thread(target=batcher.prepare_until_closed)
-    preparing.start()
-    batcher.set_reading(True)
-    documents = held_documents([5, 5, 5, 5])
-    fill(batcher, documents[:2])
-    fill(batcher, documents[2:])
-    wait_until(lambda: bool(batcher._prepared))
-    for held in documents[:2]:
-        held.taken_over = True
-
-    pack = batcher.take()
-    batcher.close()
-    preparing.join()
-
-    assert ids(pack) == [2, 3]
+    # The last one would fit, but the device would wait for the choice if all that wait were looked at each time.
+    assert [ids(batcher.take()) for _ in lengths[1:]] == [[number] for number in range(len(lengths) - 1)]
 
 
 def test_the_next_pack_is_made_ready_while_the_device_computes() -> None:

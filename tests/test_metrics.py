@@ -12,11 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from gpner.errors import ServiceError
+from tests.consumers import LEASE_SECONDS, Join, add
 from tests.engines import load_capitals
 from tests.workers import wait_until
 from worker.client import Client
 from worker.health import HealthServer, check_port
-from worker.metrics import SCORES, EntityScores, Metrics, queue_families
+from worker.metrics import SCORES, TOKENS, BatchHistogram, Metrics, queue_families
 from worker.outcomes import FailureReason
 from worker.protocol import Keys
 from worker.pump import Pump
@@ -91,6 +92,25 @@ def test_a_worker_counts_what_it_does(settings: Settings, redis: Redis) -> None:
     assert found["gpner_ready",] == 1
 
 
+def test_documents_of_workers_that_died_count_as_redelivered_and_those_handed_back_do_not(
+    settings: Settings, join: Join
+) -> None:
+    other = join("other")
+    add(other, 5)
+    handed_back, left_behind = other.read(3, 0), other.read(2, 0)
+    other.release(handed_back)
+    pump = Pump(
+        settings.model_copy(update={"metrics_port": 0, "lease_seconds": LEASE_SECONDS}), load_capitals, device="cpu"
+    )
+
+    pump.start()
+    wait_until(lambda: not other.unfinished(KEYS.normal)[0])
+    found = samples(get(pump.health.port, "/metrics")[1])
+    pump.stop()
+
+    assert found["gpner_redelivered_total",] == len(left_behind)
+
+
 def test_every_metric_has_help_and_base_units_and_no_document_in_a_label() -> None:
     families = [*Metrics().registry.collect(), *queue_families()]
 
@@ -113,17 +133,20 @@ def test_what_may_come_to_be_counted_is_counted_from_nought() -> None:
     assert {("gpner_entities_total", "PER"), ("gpner_entity_score_count", "PER")} < found
 
 
-def test_scores_of_a_batch_are_those_of_its_entities_one_by_one() -> None:
-    scores, buckets = [0.3, 0.5, 0.51, 0.95, 0.991, 1.0], (*SCORES, float("inf"))
-    together, one_by_one = EntityScores(), Histogram("x", "x", ["label"], buckets=buckets, registry=None)
+@pytest.mark.parametrize("buckets", [SCORES, TOKENS])
+@pytest.mark.parametrize("label", ["label", None])
+def test_a_batch_is_counted_as_its_documents_one_by_one(buckets: tuple[float, ...], label: str | None) -> None:
+    observations = [0.3, 0.5, 0.51, 0.95, 0.991, 1.0, 17, 2_000_000]
+    together = BatchHistogram("x", "x", buckets, label=label, registry=None)
+    one_by_one = Histogram("x", "x", [label] if label else [], buckets=(*buckets, float("inf")), registry=None)
 
-    together.add("PER", scores)
-    for score in scores:
-        one_by_one.labels("PER").observe(score)
+    together.add(observations, "PER" if label else "")
+    for observation in observations:
+        (one_by_one.labels("PER") if label else one_by_one).observe(observation)
 
     (ours,), (theirs,) = together.collect(), one_by_one.collect()
-    expected = [(sample.labels, sample.value) for sample in theirs.samples]
-    assert [(sample.labels, sample.value) for sample in ours.samples] == expected
+    expected = [(sample.name, sample.labels, sample.value) for sample in theirs.samples]
+    assert [(sample.name, sample.labels, sample.value) for sample in ours.samples] == expected
 
 
 def test_depth_and_age_are_those_of_the_queue(settings: Settings, redis: Redis) -> None:

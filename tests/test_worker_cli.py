@@ -164,3 +164,9 @@ def test_a_command_without_redis_says_so_in_one_line(
 
     message = "error: cannot reach Redis at redis://user:***@127.0.0.1:1/0: start it or set GPNER_REDIS_URL"
     assert capsys.readouterr().err.splitlines() == [message] * 2
+
+
+def test_control_characters_in_a_name_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", "no\x1b[31msuch\nfile"]) == 2
+
+    assert "no [31msuch file" in capsys.readouterr().err

@@ -127,7 +127,7 @@ def test_a_killed_workers_documents_are_finished_by_another_and_none_is_answered
         one.wait_until_ready()
         two.wait_until_ready()
         submit(settings, texts, reply_to=KEYS.reply("all"))
-        wait_until(lambda: len(results(store)) > 10)
+        wait_until(lambda: len(results(store)) > 10 and one.metric("gpner_documents_in_flight") > 0)
 
         one.signal(signal.SIGKILL)
         wait_until(lambda: nothing_is_left(store), 20)

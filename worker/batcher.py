@@ -14,6 +14,10 @@ from gpner.packing import fill_pack
 from worker.budget import TokenBudget
 from worker.held import Held
 
+# From among how many packs' worth of the oldest documents a pack is chosen: what a worker holds unless told otherwise.
+# Choosing from all of many more would cost more than the pack.
+CHOICE_PACKS = 4
+
 
 class Batcher:
     """Tokenized documents in, packs out. Safe for threads; one of them takes.
@@ -37,74 +41,85 @@ class Batcher:
         self._reading = False
         self._interrupted = False
         self._closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # Two, so that nobody is woken up for what the other waits for: that happens many times a pack.
+        self._may_take = threading.Condition(self._lock)
+        self._may_prepare = threading.Condition(self._lock)
 
     def expect(self, documents: int) -> None:
         """Count documents that were read and are being tokenized; a negative number takes back those that failed."""
-        with self._changed:
+        with self._lock:
             self._coming += documents
-            self._changed.notify_all()
+            if not self._coming:
+                self._may_take.notify()
 
     def set_reading(self, reading: bool) -> None:
         """Say whether the queue gave documents when it was last asked, so that more are probably there."""
-        with self._changed:
+        with self._lock:
             self._reading = reading
-            self._changed.notify_all()
+            if not reading:
+                self._may_take.notify()
 
     def add(self, documents: Sequence[Held]) -> None:
         """Take documents that `expect` announced and that are tokenized now."""
         now = self._clock()
-        with self._changed:
+        for held in documents:
+            held.ready_at = now
+        with self._lock:
             self._coming -= len(documents)
-            for held in documents:
-                held.ready_at = now
             self._waiting += documents
-            self._waiting_tokens += sum(held.n_window_tokens for held in documents)
-            self._changed.notify_all()
+            self._note_more(documents)
 
     def put_back(self, documents: Sequence[Held]) -> None:
         """Take documents again that shared a failed run; they keep their age and are the next to go."""
-        with self._changed:
+        with self._lock:
             self._waiting[:0] = documents
-            self._waiting_tokens += sum(held.n_window_tokens for held in documents)
-            self._changed.notify_all()
+            self._note_more(documents)
 
     def take(self) -> list[Held]:
         """Wait for the next pack and return it; an empty one only after `close`, and once after `interrupt`."""
-        with self._changed:
+        with self._lock:
             while not self._closed and not self._interrupted:
-                # After a reload, what others took over meanwhile was tokenized for another model.
-                self._prepared = [held for held in self._prepared if not held.taken_over]
                 if not self._prepared and self._is_due():
                     self._prepared = self._choose()
                 if self._prepared:
                     pack, self._prepared = self._prepared, []
-                    self._changed.notify_all()
+                    self._let_prepare()
                     return pack
-                self._changed.wait(self._seconds_until_due())
+                self._may_take.wait(self._seconds_until_due())
             self._interrupted = False
             return []
 
     def prepare_until_closed(self) -> None:
         """Make full packs ready while the device computes. The body of the batcher's own thread."""
-        with self._changed:
+        with self._lock:
             while not self._closed:
                 if not self._prepared and self._is_full():
                     self._prepared = self._choose()
-                    self._changed.notify_all()
-                self._changed.wait()
+                    self._may_take.notify()
+                self._may_prepare.wait()
 
     def interrupt(self) -> None:
         """Let the thread that takes do something else once."""
-        with self._changed:
+        with self._lock:
             self._interrupted = True
-            self._changed.notify_all()
+            self._may_take.notify()
 
     def close(self) -> None:
         """End all waiting; what is held stays where the register of held documents finds it."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            self._may_take.notify()
+            self._may_prepare.notify()
+
+    def _note_more(self, documents: Sequence[Held]) -> None:
+        self._waiting_tokens += sum(held.n_window_tokens for held in documents)
+        self._may_take.notify()
+        self._let_prepare()
+
+    def _let_prepare(self) -> None:
+        if not self._prepared and self._is_full():
+            self._may_prepare.notify()
 
     def _is_full(self) -> bool:
         return self._waiting_tokens >= self._budget.tokens
@@ -122,13 +137,17 @@ class Batcher:
         return max(0.0, self._max_wait_seconds - self._waited()) if self._waiting else None
 
     def _choose(self) -> list[Held]:
-        """Cut one pack out of the waiting documents; empty if all of them were taken over by other workers."""
-        waiting = [held for held in self._waiting if not held.taken_over]
-        pack: list[Held] = []
-        if waiting:
-            lengths = [held.n_window_tokens for held in waiting]
-            pack = [waiting[index] for index in fill_pack(lengths, self._budget.tokens, first=0)]
-        chosen = set(map(id, pack))
-        self._waiting = [held for held in waiting if id(held) not in chosen]
-        self._waiting_tokens = sum(held.n_window_tokens for held in self._waiting)
+        """Cut one pack out of the oldest of the waiting documents, of which there is one at least."""
+        lengths: list[int] = []
+        tokens = 0
+        for held in self._waiting:
+            lengths.append(held.n_window_tokens)
+            tokens += lengths[-1]
+            if tokens >= CHOICE_PACKS * self._budget.tokens:
+                break
+        chosen = fill_pack(lengths, self._budget.tokens, first=0)
+        pack = [self._waiting[index] for index in chosen]
+        for index in sorted(chosen, reverse=True):
+            del self._waiting[index]
+        self._waiting_tokens -= sum(lengths[index] for index in chosen)
         return pack

@@ -1,18 +1,17 @@
-"""The commit thread: results and burials to Redis, a pack at a time, and nothing is dropped while Redis is away."""
+"""The commit thread: all results and burials that wait go to Redis at once, and none is dropped while Redis is away."""
 
 import logging
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
-from queue import Full, Queue
+from itertools import chain
 
 from gpner.errors import ServiceError
 from worker.held import Holdings
 from worker.metrics import Metrics
 from worker.outage import Outage
-from worker.outcomes import Failed, Finished
+from worker.outcomes import Done, Failed, Finished
 from worker.queue import DocumentQueue, Outcome
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,10 @@ class Committer:
         self._giving_up = giving_up
         self._outage = Outage("committing", giving_up)
         self.ended = 0
-        self._waiting: Queue[list[Finished] | None] = Queue(maxsize=WAITING_PACKS)
+        self._waiting: list[list[Finished]] = []
+        self._committing = False
+        self._closed = False
+        self._changed = threading.Condition()
 
     @property
     def waits_for_redis(self) -> bool:
@@ -53,18 +55,39 @@ class Committer:
 
     def put(self, finished: list[Finished]) -> None:
         """Hand over documents that ended; waits while too many packs wait."""
-        self._waiting.put(finished)
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._waiting) < WAITING_PACKS)
+            self._waiting.append(finished)
+            self._changed.notify_all()
 
-    def close(self, timeout_seconds: float) -> None:
-        """End `run` after everything that was handed over, unless Redis is away and the packs pile up that long."""
-        with suppress(Full):
-            self._waiting.put(None, timeout=max(0.0, timeout_seconds))
+    def wait_until_committed(self, timeout_seconds: float) -> bool:
+        """Return whether all that was handed over is committed, at the latest after the time given."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and not self._committing, timeout_seconds)
+
+    def close(self) -> None:
+        """End `run` after everything that was handed over."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def run(self) -> None:
         """Commit until `close`, or until the worker gives up."""
-        while (finished := self._waiting.get()) is not None:
+        while packs := self._take():
+            finished = list(chain.from_iterable(packs))
             for start in range(0, len(finished), SCRIPT_DOCUMENTS):
                 self._commit(finished[start : start + SCRIPT_DOCUMENTS])
+
+    def _take(self) -> list[list[Finished]]:
+        """Wait for packs and return all that wait; none after `close`."""
+        with self._changed:
+            self._committing = False
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            packs, self._waiting = self._waiting, []
+            self._committing = True
+            self._changed.notify_all()
+            return packs
 
     def _commit(self, finished: Sequence[Finished]) -> None:
         now = time.time()
@@ -73,7 +96,7 @@ class Committer:
         ours = self._write(outcomes)
         if ours is None:
             return
-        self._metrics.commit_seconds.observe(time.perf_counter() - started)
+        self._metrics.stages.add([time.perf_counter() - started], "commit")
         self._holdings.remove(end.entry for end in finished)
         self._count(finished, ours, now)
 
@@ -92,25 +115,30 @@ class Committer:
     def _count(self, finished: Sequence[Finished], ours: Sequence[bool], now: float) -> None:
         """Count documents once: those that this worker was the first to commit."""
         ends: Counter[tuple[str, str]] = Counter()
-        scores: defaultdict[str, list[float]] = defaultdict(list)
-        tokens = 0
+        done: list[Done] = []
         for end, is_ours in zip(finished, ours, strict=True):
             if not is_ours:
                 ends["taken_over", ""] += 1
             elif isinstance(end, Failed):
                 ends["failed", end.reason] += 1
             else:
-                ends["done", ""] += 1
-                for entity in end.extraction.entities:
-                    scores[entity.label].append(entity.score)
-                self._metrics.document_windows.observe(end.extraction.windows)
-                self._metrics.document_tokens.observe(end.extraction.tokens)
-                self._metrics.document_duration.observe(max(0.0, now - end.entry.enqueued_seconds))
-                tokens += end.extraction.tokens
-        self._metrics.tokens.inc(tokens)
-        self.ended += sum(ours)
+                done.append(end)
+        ends["done", ""] = len(done)
         for (outcome, reason), documents in ends.items():
             self._metrics.documents.labels(outcome, reason).inc(documents)
+        self.ended += sum(ours)
+        self._count_done(done, now)
+
+    def _count_done(self, done: Sequence[Done], now: float) -> None:
+        tokens = [end.extraction.tokens for end in done]
+        self._metrics.tokens.inc(sum(tokens))
+        self._metrics.document_tokens.add(tokens)
+        self._metrics.document_windows.add([end.extraction.windows for end in done])
+        self._metrics.document_duration.add([max(0.0, now - end.entry.enqueued_seconds) for end in done])
+        scores: defaultdict[str, list[float]] = defaultdict(list)
+        for end in done:
+            for entity in end.extraction.entities:
+                scores[entity.label].append(entity.score)
         for label, found in scores.items():
             self._metrics.entities.labels(label).inc(len(found))
-            self._metrics.entity_scores.add(label, found)
+            self._metrics.entity_scores.add(found, label)

@@ -45,8 +45,7 @@ class Forwarder:
         """Run one pack; every document of it is in the answer, unless another worker took it over meanwhile."""
         forwarded = Forwarded()
         now = time.monotonic()
-        for held in pack:
-            self._metrics.batch_seconds.observe(now - held.ready_at)
+        self._metrics.stages.add([now - held.ready_at for held in pack], "batch")
         self._run(pack, forwarded)
         return forwarded
 
@@ -77,8 +76,8 @@ class Forwarder:
             return OutOfMemoryError(reason_of(error))
         except Exception as error:  # noqa: BLE001 - whatever an engine raises, one document must not stop the others
             return error
-        self._metrics.forward_seconds.observe(result.forward_seconds)
-        self._metrics.decode_seconds.observe(result.decode_seconds)
+        self._metrics.stages.add([result.forward_seconds], "forward")
+        self._metrics.stages.add([result.decode_seconds], "decode")
         self._metrics.model_flops.inc(result.flops)
         self._metrics.batch_documents.observe(len(documents))
         self._metrics.batch_tokens.observe(tokens)

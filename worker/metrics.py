@@ -7,7 +7,8 @@ counters, and never a document's id in a label. What only Redis knows (depths, a
 import logging
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from itertools import accumulate
 from typing import get_args
@@ -24,6 +25,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from gpner.errors import ServiceError
 from worker.devices import device_memory_bytes
@@ -68,36 +70,33 @@ class Metrics:
             "gpner_entities_total", "Entities in results, by label, after a document's own filter.", ["label"],
             registry=registry,
         )  # fmt: skip
-        self.entity_scores = EntityScores()
-        registry.register(self.entity_scores)
-        stages = Histogram(
+        self.entity_scores = BatchHistogram(
+            "gpner_entity_score", "Scores of entities in results, by label.", SCORES, label="label", registry=registry
+        )
+        self.stages = BatchHistogram(
             "gpner_stage_duration_seconds",
             "Time in each stage. queue: from enqueueing to reading. batch: from tokenized to the start of its forward. "
             "Both once per document. tokenize, forward, decode, commit: once per group of documents.",
-            ["stage"],
-            buckets=LONG_SECONDS,
+            LONG_SECONDS,
+            label="stage",
             registry=registry,
         )
-        self.queue_seconds = stages.labels("queue")
-        self.tokenize_seconds = stages.labels("tokenize")
-        self.batch_seconds = stages.labels("batch")
-        self.forward_seconds = stages.labels("forward")
-        self.decode_seconds = stages.labels("decode")
-        self.commit_seconds = stages.labels("commit")
-        self.document_duration = Histogram(
+        for stage in ("queue", "tokenize", "batch", "forward", "decode", "commit"):
+            self.stages.add((), stage)
+        self.document_duration = BatchHistogram(
             "gpner_document_duration_seconds",
             "Time from enqueueing a document to having its result ready to commit.",
-            buckets=LONG_SECONDS,
+            LONG_SECONDS,
             registry=registry,
         )
-        self.document_tokens = Histogram(
-            "gpner_document_tokens", "Tokens of each document that was done.", buckets=TOKENS, registry=registry
+        self.document_tokens = BatchHistogram(
+            "gpner_document_tokens", "Tokens of each document that was done.", TOKENS, registry=registry
         )
-        self.document_windows = Histogram(
+        self.document_windows = BatchHistogram(
             "gpner_document_windows",
             "Windows in which each document that was done was read; more than one where it is longer than the model's "
             "context.",
-            buckets=WINDOWS,
+            WINDOWS,
             registry=registry,
         )
         self.batch_documents = Histogram(
@@ -162,43 +161,64 @@ class Metrics:
         """Count what a model may find from 0, so that a label that is found no more is seen to be missing."""
         for label in labels:
             self.entities.labels(label)
-            self.entity_scores.add(label, ())
+            self.entity_scores.add((), label)
 
     def measure_queue(self, queue: DocumentQueue) -> None:
         """Take the queue's gauges from Redis whenever they are asked for."""
         self.registry.register(QueueCollector(queue))
 
 
-class EntityScores(Collector):
-    """A histogram of the scores of entities, by label, that takes the scores of a batch at once.
+class BatchHistogram(Collector):
+    """A histogram that takes the observations of many documents at once.
 
     prometheus_client's own takes them one by one, at four times the cost, and there are tens of thousands a second.
+
+    Args:
+        name: The metric's name.
+        documentation: What it measures.
+        buckets: Upper bounds, rising, without infinity.
+        label: The name of its one label; None for none.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        buckets: Sequence[float],
+        *,
+        label: str | None = None,
+        registry: CollectorRegistry | None,
+    ) -> None:
+        self._family = partial(HistogramMetricFamily, name, documentation, labels=[label] if label else None)
+        self._buckets = buckets
         self._counts: dict[str, list[int]] = {}
         self._sums: dict[str, float] = {}
         self._changing = threading.Lock()
+        if label is None:
+            self.add(())
+        if registry is not None:
+            registry.register(self)
 
-    def add(self, label: str, scores: Sequence[float]) -> None:
-        """Count the scores of entities of one label."""
+    def add(self, observations: Collection[float], value: str = "") -> None:
+        """Count observations of one value of the label."""
         with self._changing:
-            counts = self._counts.setdefault(label, [0] * len(SCORES))
-            for score in scores:
-                counts[bisect_left(SCORES, score)] += 1
-            self._sums[label] = self._sums.get(label, 0.0) + sum(scores)
+            counts = self._counts.setdefault(value, [0] * (len(self._buckets) + 1))
+            for observation in observations:
+                counts[bisect_left(self._buckets, observation)] += 1
+            self._sums[value] = self._sums.get(value, 0.0) + sum(observations)
 
     def describe(self) -> list[Metric]:
         """Name the metric without its values."""
-        return [_entity_score()]
+        return [self._family()]
 
     def collect(self) -> Iterator[Metric]:
         """The counts so far."""
-        family = _entity_score()
+        family = self._family()
+        bounds = [*map(floatToGoString, self._buckets), "+Inf"]
         with self._changing:
-            for label, counts in self._counts.items():
-                at_most = list(zip(map(str, SCORES), accumulate(counts), strict=True))
-                family.add_metric([label], [*at_most, ("+Inf", at_most[-1][1])], self._sums[label])
+            for value, counts in self._counts.items():
+                at_most = list(zip(bounds, accumulate(counts), strict=True))
+                family.add_metric([value] if value else [], at_most, self._sums[value])
         yield family
 
 
@@ -229,10 +249,6 @@ class QueueCollector(Collector):
 def queue_families() -> list[Metric]:
     """The metrics that only Redis knows, without their values."""
     return [_depth(), _oldest_age(), _dead_letters()]
-
-
-def _entity_score() -> HistogramMetricFamily:
-    return HistogramMetricFamily("gpner_entity_score", "Scores of entities in results, by label.", labels=["label"])
 
 
 def _depth() -> GaugeMetricFamily:

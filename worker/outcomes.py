@@ -1,7 +1,6 @@
 """How a document ends, done or failed with the reason, and what is committed for it: its result, or its burial."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gpner.entities import Extraction
 from worker.held import Held
@@ -14,8 +13,7 @@ MESSAGE_CHARACTERS = 500
 FailureReason = Literal["malformed", "unknown_label", "out_of_memory", "engine_error", "too_many_deliveries"]
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """A document with its entities, of the labels that it asks for, and the model that found them."""
 
     held: Held
@@ -42,8 +40,7 @@ class Done:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(NamedTuple):
     """A document that is buried: a dead letter for operators, and a failed result so that nobody waits forever.
 
     Attributes:

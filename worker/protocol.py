@@ -195,13 +195,14 @@ class Document(BaseModel):
                 "a newer release wrote this entry: upgrade the workers"
             )
         values: dict[str, Any] = {}
+        # Four bytes a character at most: what is longer is refused before it is decoded.
+        max_bytes = 4 * max(max_document_characters, _MAX_FIELD_CHARACTERS)
         for name, value in fields.items():
             if name not in _FIELDS:
                 raise DocumentError(
                     f"unknown field {shorten(name)}; known are {', '.join(Document.model_fields)}, each once"
                 )
-            # Four bytes a character at most: what is longer is refused before it is decoded.
-            if len(value) > 4 * max(max_document_characters, _MAX_FIELD_CHARACTERS):
+            if len(value) > max_bytes:
                 raise DocumentError(f"{_FIELDS[name]} has {len(value)} bytes, more than any field may have")
             try:
                 values[_FIELDS[name]] = value.decode()
@@ -215,7 +216,7 @@ class Document(BaseModel):
     @classmethod
     def _validated(cls, values: dict[str, Any]) -> Self:
         try:
-            return cls(**values)
+            return cls.model_validate(values)
         except ValidationError as error:
             raise DocumentError(_explain(dict(error.errors(include_url=False)[0]))) from None
 

@@ -240,6 +240,7 @@ class Pump:
             metrics=self._metrics,
             tokenize=tokenizers.put,
             finish=self._committer.put,
+            wait_until_committed=self._committer.wait_until_committed,
             gate=self._gate,
             watch=self._watch,
             stopping=self._stopping,
@@ -269,7 +270,7 @@ class Pump:
         _join(self._intake_thread, max(deadline, time.monotonic() + READ_SECONDS))
         self._holdings.wait_until_empty(deadline - time.monotonic())
         self._batcher.close()
-        self._committer.close(deadline - time.monotonic())
+        self._committer.close()
         _join(self._commit_thread, deadline)
         self._ended.set()
         self._watch.close()

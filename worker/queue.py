@@ -7,9 +7,9 @@ the consumer group from its reading to its commit, so whatever happens to a work
 import logging
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import redis
 from redis.commands.core import Script
@@ -36,8 +36,7 @@ RELEASED_MILLISECONDS = 10**9
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One stream entry that this worker holds.
 
     `deliveries` counts how often it was handed to a worker, this time included; releases do not count.
@@ -54,8 +53,7 @@ class Entry:
         return int(self.entry_id.partition("-")[0]) / 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What becomes of an entry, all of it or nothing.
 
     `payload` is the JSON of a result or failure; it is set at `result_key` and appended to the stream `reply_to` where
@@ -89,6 +87,7 @@ class DocumentQueue:
         # redis-py would make dictionaries of the fields, and a field that stands there twice would go unseen.
         self.redis.set_response_callback("XREADGROUP", lambda answer, **_: answer or [])
         self._turns = Turns(self.keys.streams, settings.fair_share)
+        self._stream_numbers = {stream: number for number, stream in enumerate(self.keys.streams, start=1)}
         names = (
             "read", "renew", "reclaim", "commit", "release", "forget", "oldest", "unfinished", "announce"
         )  # fmt: skip
@@ -132,7 +131,8 @@ class DocumentQueue:
         """
         lost: list[Entry] = []
         for chunk in _chunks(entries):
-            positions = self._run("renew", self.keys.streams, [self.keys.group, self.consumer, *self._names(chunk)])
+            names = chain.from_iterable(map(self._name, chunk))
+            positions = self._run("renew", self.keys.streams, [self.keys.group, self.consumer, *names])
             lost += [chunk[position] for position in positions]
         return lost
 
@@ -171,7 +171,7 @@ class DocumentQueue:
         buried = sum(outcome.dead is not None for outcome in outcomes)
         arguments: list[Any] = [self.keys.group, self.result_ttl_seconds, buried]
         for outcome in outcomes:
-            arguments += self._names([outcome.entry])
+            arguments += self._name(outcome.entry)
             for key in (outcome.result_key, outcome.reply_to):
                 if key is not None:
                     keys.append(key)
@@ -188,7 +188,7 @@ class DocumentQueue:
         for chunk in _chunks(entries):
             arguments: list[Any] = [self.keys.group, self.consumer, RELEASED_MILLISECONDS]
             for entry in chunk:
-                arguments += [*self._names([entry]), entry.deliveries - 1]
+                arguments += [*self._name(entry), entry.deliveries - 1]
             self._run("release", self.keys.streams, arguments)
 
     def leave(self) -> None:
@@ -281,10 +281,9 @@ class DocumentQueue:
         entry_id, flat = row
         return Entry(stream.decode(), entry_id.decode(), fields_of(flat), deliveries)
 
-    def _names(self, entries: Sequence[Entry]) -> list[Any]:
-        """Stream number (as Lua counts) and entry id of each entry, in a row."""
-        numbers = {stream: number for number, stream in enumerate(self.keys.streams, start=1)}
-        return [name for entry in entries for name in (numbers[entry.stream], entry.entry_id)]
+    def _name(self, entry: Entry) -> tuple[int, str]:
+        """Stream number (as Lua counts) and entry id."""
+        return self._stream_numbers[entry.stream], entry.entry_id
 
 
 def load_script(connection: redis.Redis, name: str) -> Script:

@@ -68,7 +68,7 @@ class Tokenizers:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is one document's fault
             self._find_culprit(group, error)
             return
-        self._metrics.tokenize_seconds.observe(time.perf_counter() - started)
+        self._metrics.stages.add([time.perf_counter() - started], "tokenize")
         self._estimate.learn(sum(len(h.document.text) for h in group), sum(h.n_window_tokens for h in group))
         self._holdings.measure(group)
         self._batcher.add(group)

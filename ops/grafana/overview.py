@@ -1,6 +1,6 @@
 """The dashboard that an operator looks at first: alive, keeping up, efficient, and what goes wrong."""
 
-from ops.grafana.panels import SERVICE, WORKERS, Json, Query, below, dashboard, lines, stat, states, table
+from ops.grafana.panels import SERVICE, WORKERS, Json, Query, below, dashboard, lines, quantile, stat, states, table
 
 DONE = f'gpner_documents_total{{{WORKERS}, outcome="done"}}'
 FAILED = f'gpner_documents_total{{{WORKERS}, outcome="failed"}}'
@@ -148,14 +148,7 @@ def _keeping_up() -> list[Json]:
             (12, 8),
             "Of half the documents, of 95 and of 99 in a hundred. If it grows, the stages below say where the time "
             "goes: queue means too few workers.",
-            [
-                Query(
-                    f"histogram_quantile({share}, sum by (le) "
-                    f"(rate(gpner_document_duration_seconds_bucket{{{WORKERS}}}[$__rate_interval])))",
-                    name,
-                )
-                for name, share in PERCENTILES
-            ],
+            [Query(quantile(share, "gpner_document_duration_seconds"), name) for name, share in PERCENTILES],
             unit="s",
             logarithmic=True,
         ),
@@ -205,11 +198,7 @@ def _efficient() -> list[Json]:
                     f" / sum(rate(gpner_batch_fill_ratio_count{{{WORKERS}}}[$__rate_interval]))",
                     "mean",
                 ),
-                Query(
-                    "histogram_quantile(0.1, sum by (le) "
-                    f"(rate(gpner_batch_fill_ratio_bucket{{{WORKERS}}}[$__rate_interval])))",
-                    "the least filled tenth",
-                ),
+                Query(quantile(0.1, "gpner_batch_fill_ratio"), "the least filled tenth"),
             ],
             unit="percentunit",
         ),
@@ -231,13 +220,7 @@ def _efficient() -> list[Json]:
             "95 in a hundred take less. queue: too few workers. tokenize: more GPNER_TOKENIZER_THREADS. batch: the "
             "device is behind, or documents wait for company (GPNER_MAX_WAIT_SECONDS). commit: Redis is slow; see its "
             "disk.",
-            [
-                Query(
-                    "histogram_quantile(0.95, sum by (le, stage) "
-                    f"(rate(gpner_stage_duration_seconds_bucket{{{WORKERS}}}[$__rate_interval])))",
-                    "{{stage}}",
-                )
-            ],
+            [Query(quantile(0.95, "gpner_stage_duration_seconds", "stage"), "{{stage}}")],
             unit="s",
             logarithmic=True,
         ),
@@ -246,11 +229,7 @@ def _efficient() -> list[Json]:
             (10, 9),
             "Of half, of 95 and of 99 in a hundred. queue and batch count documents, the others groups of them.",
             [
-                Query(
-                    f"histogram_quantile({share}, sum by (le, stage) "
-                    f"(rate(gpner_stage_duration_seconds_bucket{{{WORKERS}}}[$__range])))",
-                    kind="table",
-                )
+                Query(quantile(share, "gpner_stage_duration_seconds", "stage", over="$__range"), kind="table")
                 for _, share in PERCENTILES
             ],
             columns={"stage": "Stage", "Value #A": "half", "Value #B": "95 of 100", "Value #C": "99 of 100"},
@@ -319,8 +298,8 @@ def _wrong() -> list[Json]:
         lines(
             "Taken over, and out of memory",
             (8, 8),
-            "Documents taken over from workers that died or were exchanged: again and again means that workers keep "
-            "dying. Forwards that did not fit: lower GPNER_MAX_BATCH_TOKENS.",
+            "Documents taken over from workers that died: again and again means that workers keep dying. Forwards that "
+            "did not fit: lower GPNER_MAX_BATCH_TOKENS.",
             [
                 Query(f"sum(increase(gpner_redelivered_total{{{WORKERS}}}[$__rate_interval]))", "taken over"),
                 Query(f"sum(increase(gpner_out_of_memory_total{{{WORKERS}}}[$__rate_interval]))", "out of memory"),

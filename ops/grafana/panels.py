@@ -37,6 +37,12 @@ class Query:
     kind: Literal["range", "instant", "table", "heatmap"] = "range"
 
 
+def quantile(share: float, histogram: str, *by: str, over: str = "$__rate_interval") -> str:
+    """A query: below which value such a share lies of what the chosen workers counted, for each value of labels."""
+    labels = ", ".join(("le", *by))
+    return f"histogram_quantile({share}, sum by ({labels}) (rate({histogram}_bucket{{{WORKERS}}}[{over}])))"
+
+
 def stat(
     title: str, size: Size, description: str, queries: Sequence[Query], *, unit: str = "short", **field: Any
 ) -> Json:

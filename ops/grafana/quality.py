@@ -1,6 +1,6 @@
 """The dashboard of what is found: whether the model still answers as it used to, over documents as they used to be."""
 
-from ops.grafana.panels import SERVICE, WORKERS, Json, Query, below, choice, dashboard, gauges, heatmap, lines
+from ops.grafana.panels import SERVICE, WORKERS, Json, Query, below, choice, dashboard, gauges, heatmap, lines, quantile
 
 LABELS = f'{SERVICE}, label=~"$label"'
 LABELS_OF_WORKERS = f'{WORKERS}, label=~"$label"'
@@ -136,11 +136,7 @@ def _documents() -> list[Json]:
             "Half the documents have fewer, and 95 in a hundred. A change here explains many a change above: other "
             "sources.",
             [
-                Query(
-                    f"histogram_quantile({share}, sum by (le) "
-                    f"(rate(gpner_document_tokens_bucket{{{WORKERS}}}[$__rate_interval])))",
-                    name,
-                )
+                Query(quantile(share, "gpner_document_tokens"), name)
                 for name, share in (("half", 0.5), ("95 of 100", 0.95))
             ],
             unit="tokens",

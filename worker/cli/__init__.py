@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = f"this command needs the package {error.name}, it is not installed; run `pip install 'gpner[worker]'`"
     else:
         return 0
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {message}", markup=False, style="red")
+    # Names of others may be in it, and control characters in them could rewrite what the terminal shows.
+    readable = "".join(character if character.isprintable() else " " for character in message)
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {readable}", markup=False, style="red")
     return WRONG_USE
 
 
