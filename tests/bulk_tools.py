@@ -3,8 +3,10 @@
 import hashlib
 import io
 import json
+import multiprocessing
 import os
-import subprocess
+import resource
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,8 +16,14 @@ import pyarrow
 from pyarrow import parquet
 from rich.console import Console
 
+from worker.bulk.dry_run import dry_run
 from worker.bulk.options import Options
 from worker.bulk.run import run
+from worker.cli import main
+
+# Starts processes of jobs in milliseconds: it has imported all that they need.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["pytest", "tests.bulk_tools", "tests.engines"])
 
 
 def row(number: int, words: int = 6) -> dict[str, Any]:
@@ -35,9 +43,16 @@ def write_parquet(path: Path, rows: Sequence[dict[str, Any]], **options: Any) ->
 
 def bulk(output: Path | str, *inputs: Path | str, **options: Any) -> int:
     """Run a job in this process; returns its exit code."""
-    silent = Console(file=io.StringIO())
-    wanted = {"local": True, "quiet": True, **options}
-    return run(Options([str(name) for name in inputs], str(output), **wanted), silent, silent)
+    return told(output, *inputs, **{"quiet": True, **options})[0]
+
+
+def told(output: Path | str, *inputs: Path | str, **options: Any) -> tuple[int, str]:
+    """Run a job in this process, or a dry run; returns its exit code and what it says."""
+    words = io.StringIO()
+    console = Console(file=words, width=200)
+    wanted = Options([str(name) for name in inputs], str(output), **{"local": True, **options})
+    code = int(not dry_run(wanted, console)) if wanted.dry_run else run(wanted, console, console)
+    return code, words.getvalue()
 
 
 def bulk_command(*arguments: object) -> list[str]:
@@ -45,12 +60,42 @@ def bulk_command(*arguments: object) -> list[str]:
     return ["-m", "worker.cli", "bulk", *map(str, arguments)]
 
 
-def start_bulk(*arguments: object, log: Path | None = None, **environment: str) -> subprocess.Popen[bytes]:
-    """Start a job in a process of its own, with the settings of this one."""
-    with (log or Path(os.devnull)).open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, *bulk_command(*arguments)], env={**os.environ, **environment}, stdout=output, stderr=output
-        )
+class BulkProcess:
+    """A job in a process of its own, whose files may not become larger than `file_bytes`."""
+
+    def __init__(
+        self, *arguments: object, log: Path | None = None, file_bytes: int | None = None, **environment: str
+    ) -> None:
+        command = ["bulk", *map(str, arguments)]
+        settings = {**os.environ, **environment}
+        place = Path.cwd(), log or Path(os.devnull)
+        place[1].touch()
+        self._process = PROCESSES.Process(target=_run, args=(command, settings, *place, file_bytes))
+        self._process.start()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, seconds: float = 30.0) -> int:
+        """Its exit code; that of a signal is negative."""
+        self._process.join(seconds)
+        assert self._process.exitcode is not None, f"it still runs after {seconds} s"
+        return self._process.exitcode
+
+
+def _run(command: Sequence[str], settings: dict[str, str], folder: Path, log: Path, file_bytes: int | None) -> None:
+    os.environ.clear()
+    os.environ.update(settings)
+    os.chdir(folder)
+    with log.open("ab") as output:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(output.fileno(), stream.fileno())
+    if file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    sys.exit(main(command))
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

@@ -621,6 +621,21 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, ending):
     assert peaks[1] < 1.15 * peaks[0]
 
 
+def test_texts_of_a_megabyte_are_not_all_held_at_once(tmp_path):
+    rows = [with_text(f"doc-{number}", TEXT + f"{number:07d}" * 140_000) for number in range(20)]
+    part = pyarrow.Table.from_pylist(rows)
+    with parquet.ParquetWriter(tmp_path / "results.parquet", part.schema) as writer:
+        writer.write_table(pyarrow.concat_tables([part] * 15))
+    del rows, part
+
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, tmp_path / "results.parquet"], capture_output=True, check=True, text=True
+    )
+
+    assert "documents: 300" in done.stdout
+    assert int(done.stdout.split()[-1]) < 400_000  # kilobytes; the texts are 300 MB, each of them twice
+
+
 @pytest.mark.integration
 def test_the_output_of_a_real_bulk_job_is_shown(show, tmp_path):
     texts = [f"ROW {number} of a corpus with SOME CAPITALS" for number in range(30)]

@@ -1,6 +1,7 @@
-"""Lines and JSON objects of a file, plain or .gz; what cannot be read becomes a problem with its line."""
+"""Lines and JSON objects of a file, plain, .gz or .zst; what cannot be read becomes a problem with its line."""
 
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from gpner.errors import DataError
+from gpner.errors import ConfigError, DataError
 from gpner.formats.raw import Place, Problem, RawExample
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -22,20 +23,50 @@ class Line:
     text: str
 
 
-def read_lines(path: Path) -> Iterator[Line | Problem]:
+def read_lines(path: Path, content: str = "examples") -> Iterator[Line | Problem]:
     """The lines of a file in UTF-8, counted from 1, blank ones too; a byte-order mark at its beginning is left out.
 
-    Only a line feed (with a carriage return before it or not) ends a line: U+2028 and the like are text. A .gz file
-    that is cut off or damaged ends in a problem after the lines that could be read.
+    Only a line feed (with a carriage return before it or not) ends a line: U+2028 and the like are text. A compressed
+    file that is cut off or damaged ends in a problem after the lines that could be read.
+
+    Args:
+        path: The file; its ending tells the compression.
+        content: What it should hold, for messages.
+
+    Raises:
+        ConfigError: If it needs a package that is not installed.
     """
     number = 0
     try:
-        with cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
+        with _open(path) as file:
             for number, line in enumerate(file, 1):
                 yield _decode(Place(str(path), number), line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line)
     except (OSError, EOFError, zlib.error) as error:
         place = Place(str(path), number + 1 if number else 0)
-        yield place.problem(f"must be a readable file of examples, was not: {error}")
+        yield place.problem(f"must be a readable file of {content}, was not: {error}")
+
+
+def import_pyarrow(path: Path) -> Any:
+    """Import what reads Parquet and Zstandard.
+
+    Raises:
+        ConfigError: If it is not installed.
+    """
+    try:
+        import pyarrow
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"{path} can be read only with the package pyarrow, it is not installed; run `pip install 'gpner[bulk]'`"
+        ) from None
+    return pyarrow
+
+
+def _open(path: Path) -> BinaryIO:
+    if path.suffix == ".gz":
+        return cast(BinaryIO, gzip.open(path))
+    if path.suffix == ".zst":
+        return cast(BinaryIO, io.BufferedReader(import_pyarrow(path).input_stream(str(path), compression="zstd")))
+    return path.open("rb")
 
 
 def _decode(place: Place, line: bytes) -> Line | Problem:

@@ -6,8 +6,7 @@ from typing import Any
 
 from gpner.errors import DataError
 from gpner.report.page import shortened
-from gpner.view.lines import read_objects
-from gpner.view.problems import Problems
+from gpner.view.problems import Problems, read_objects
 
 MOST_REASONS = 100
 OTHER_REASONS = "(other reasons)"

@@ -1,4 +1,4 @@
-"""Lines and files that hold nothing that can be shown: the first of them, and how many there are."""
+"""What can be shown of JSON lines, and what cannot: the first problems, and how many there are."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpner.errors import DataError
+from gpner.formats.lines import parse_object, read_lines
 from gpner.formats.raw import Problem
 from gpner.report.page import shortened
 
@@ -37,3 +38,21 @@ class Problems:
     def to_dict(self) -> dict[str, Any]:
         """As the page has them."""
         return {"total": self.total, "first": [str(problem) for problem in self.first]}
+
+
+def read_objects(file: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file of JSON lines, each with the number of its line, counted from 1; blank lines are skipped.
+
+    Args:
+        file: The file, plain or compressed.
+        problems: Where lines go that hold no object, and the end of a file that is damaged.
+    """
+    for line in read_lines(file, "results"):
+        if isinstance(line, Problem):
+            problems.add(file, line.line, line.message)
+        elif line.text.strip():
+            row = None
+            with problems.of(file, line.place.line):
+                row = parse_object(line.text)
+            if row is not None:
+                yield line.place.line, row

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from gpner.errors import DataError
+from gpner.formats.lines import import_pyarrow
 from gpner.report.page import shortened
-from gpner.view.lines import import_pyarrow, read_objects
-from gpner.view.problems import Problems
+from gpner.view.problems import Problems, read_objects
 from gpner.view.sample import Sample
 
 # What a batch holds, in JSON lines a few entities more.
 BATCH_ENTITIES = 50_000
 BATCH_DOCUMENTS = 1_000
+# With their texts, of which nothing tells how large they are before they are decoded.
+BATCH_TEXTS = 32
+READ_BYTES = 1 << 20
 # A score that was no number is null.
 SCORE_TYPES = {float, int, type(None)}
 
@@ -96,10 +99,11 @@ def _read_parquet(file: Path, problems: Problems, sample: Sample | None) -> Iter
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(file) as table:
+        with parquet.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES) as table:
             held = _checked_columns(table.schema_arrow)
             texts = ["id", "text"] if sample is not None and "text" in table.schema_arrow.names else []
-            for rows in table.iter_batches(BATCH_DOCUMENTS, columns=[*held, *texts]):
+            size = BATCH_TEXTS if texts else BATCH_DOCUMENTS
+            for rows in table.iter_batches(size, columns=[*held, *texts], use_threads=False):
                 yield from _of_rows(rows)
                 if sample is not None and texts:
                     _offer_rows(rows, sample, file, problems)
@@ -142,6 +146,9 @@ def _of_rows(rows: Any) -> Iterator[Batch]:
 
 
 def _offer_rows(rows: Any, sample: Sample, file: Path, problems: Problems) -> None:
-    for row in rows.to_pylist():
-        with problems.of(file, 0):
-            sample.offer(row)
+    names = rows.column("id").to_pylist() if "id" in rows.schema.names else [""] * rows.num_rows
+    for number, name in enumerate(names):
+        # Only texts that have a chance become Python's.
+        if sample.has_room_for(name):
+            with problems.of(file, 0):
+                sample.offer(rows.slice(number, 1).to_pylist()[0])

@@ -9,8 +9,7 @@ from typing import Any
 
 from gpner.errors import DataError
 from gpner.report.page import SCORE_DIGITS, embeddable, shortened
-from gpner.view.lines import read_objects
-from gpner.view.problems import Problems
+from gpner.view.problems import Problems, read_objects
 
 MOST_DOCUMENTS = 200
 # What they take in the page, all together and one of them.
@@ -42,6 +41,10 @@ class Sample:
         self._offered = 0
         self._bytes = 0
 
+    def has_room_for(self, identity: object) -> bool:
+        """Whether a document of this id could be among them."""
+        return len(self._chosen) < MOST_DOCUMENTS or _hash(identity) <= self._chosen[-1][0].hash
+
     def offer(self, row: dict[str, Any]) -> None:
         """Take a document if it is among them.
 
@@ -49,11 +52,10 @@ class Sample:
             DataError: If it has no text, or an entity does not lie in it.
         """
         self._offered += 1
-        identity = str(row.get("id", ""))
-        hashed = sha256(identity.encode(errors="surrogatepass")).hexdigest()
-        if len(self._chosen) == MOST_DOCUMENTS and hashed > self._chosen[-1][0].hash:
+        identity = row.get("id", "")
+        if not self.has_room_for(identity):
             return
-        document = _Document(hashed, self._offered, shortened(identity), *_read(row))
+        document = _Document(_hash(identity), self._offered, shortened(str(identity)), *_read(row))
         size = len(embeddable(document.to_dict(lambda label: 0)).encode(errors="replace"))
         if size <= LONGEST_BYTES:
             bisect.insort(self._chosen, (document, size))
@@ -78,6 +80,10 @@ def read_sample(file: Path, problems: Problems) -> Sample:
         with problems.of(file, number):
             sample.offer(row)
     return sample
+
+
+def _hash(identity: object) -> str:
+    return sha256(str(identity).encode(errors="surrogatepass")).hexdigest()
 
 
 def _read(row: dict[str, Any]) -> tuple[str, tuple[Mark, ...]]:

@@ -38,13 +38,31 @@ def test_standard_input_to_standard_output(corpus):
     assert [(each["row"], each["reason"]["type"]) for each in failures] == [(26, "BrokenRow"), (27, "MissingText")]
 
 
-def test_whoever_reads_standard_output_may_have_enough(corpus):
+def test_whoever_reads_standard_output_may_have_enough(tmp_path):
+    # More than a pipe holds.
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", [row(number, words=20) for number in range(1000)])
     command = " ".join([sys.executable, *bulk_command(corpus, "--output", "-", "--local", "--quiet")])
 
-    done = subprocess.run(f"{command} | head -1", shell=True, capture_output=True, timeout=60)
+    done = subprocess.run(f"({command}; echo $? >&2) | head -1", shell=True, capture_output=True, timeout=60)
 
     assert json.loads(done.stdout)["id"] == "doc-0"
-    assert b"Traceback" not in done.stderr
+    assert done.stderr == b"3\n"
+
+
+@pytest.mark.parametrize("closed", ["out", "err"])
+def test_a_job_whose_listener_is_gone_ends_quietly_and_can_be_gone_on_with(corpus, closed):
+    reader, pipe = os.pipe()
+    os.close(reader)
+    command = [sys.executable, *bulk_command(corpus, "--output", "out", "--local", "--strict")]
+
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {f"std{closed}": pipe}
+    done = subprocess.run(command, **streams, timeout=60)
+    os.close(pipe)
+
+    assert done.returncode == 3
+    assert b"Traceback" not in (done.stdout or b"") + (done.stderr or b"")
+    assert run(corpus, "--output", "out", "--local").returncode == 1
+    assert len(rows_of(Path("out"))) == len(ROWS)
 
 
 def test_a_run_says_what_came_out_and_quiet_says_nothing(corpus):
@@ -148,6 +166,7 @@ def test_without_redis_a_job_over_the_queue_does_not_begin(corpus):
 
     assert done.returncode == 2
     assert b"cannot reach Redis" in done.stderr
+    assert not Path("out").exists()
 
 
 def test_a_parquet_corpus_of_other_columns(tmp_path):

@@ -8,10 +8,12 @@ import pytest
 from pyarrow import parquet
 
 from gpner.errors import CheckpointError, ConfigError
-from tests.bulk_tools import bulk, digests, failures_of, row, rows_of, summary_of, write_jsonl, write_parquet
-from tests.engines import extract
+from tests.bulk_tools import bulk, digests, failures_of, row, rows_of, summary_of, told, write_jsonl, write_parquet
+from tests.engines import extract, load_capitals
+from worker.bulk.local import MOST_CHARACTERS, LocalReader
 from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED
-from worker.bulk.sample import SAMPLE_DOCUMENTS
+from worker.bulk.publish import SAMPLE_DOCUMENTS
+from worker.bulk.rows import Block, Position, Row
 
 ROWS = [row(number) for number in range(25)]
 
@@ -82,7 +84,7 @@ def test_a_kept_value_that_its_column_cannot_hold_is_a_failure(tmp_path):
     assert bulk("out", first, second, keep=["year"]) == DONE_WITH_FAILURES
 
     failed, too_large = failures_of(Path("out"))
-    assert "column year must be int64 as in the first source, was: 'nineteen'" in failed["reason"]["message"]
+    assert "column year must be int64 in all of this job, was: 'nineteen'" in failed["reason"]["message"]
     assert "column year must be int64" in too_large["reason"]["message"]
     assert [each["year"] for each in rows_of(Path("out"))] == [1900, 1901, 5]
 
@@ -212,6 +214,35 @@ def test_large_rows_make_small_row_groups(tmp_path):
     assert {each["text"] for each in rows_of(Path("out"))} == {text}
 
 
+def test_documents_are_held_in_groups_that_kept_columns_bound_too(settings):
+    def blocks(size: int) -> list[Block]:
+        rows = [Row(str(number), "ABC", "a", number, {}, size) for number in range(10)]
+        return [Block(rows, Position(), {}, 0, full=False)] * 20
+
+    reader = LocalReader(load_capitals(settings))
+
+    assert len(list(reader.tokenize(iter(blocks(1))))) == 1
+    assert [len(group) for group in reader.tokenize(iter(blocks(MOST_CHARACTERS // 40)))] == [4] * 5
+
+
+def test_names_and_messages_of_others_cannot_rewrite_a_terminal(tmp_path):
+    evil = tmp_path / "\x1b[31m[red]a\x9b.jsonl"
+    write_jsonl(evil, [{"id": "a", "text": "ABC", "\x1b[2J[b]": 1}, "broken"])
+
+    codes, shown = zip(
+        told("out", evil, evil, strict=True),
+        told("dry", evil, evil, dry_run=True, keep=["\x1b[2J[b]"]),
+        strict=True,
+    )
+
+    assert codes == (STOPPED, DONE_WITH_FAILURES)
+    for words in shown:
+        assert r"\x1b[31m[red]a\x9b.jsonl:2: a line must be one JSON object" in words
+        assert r"a file is read once, however often it is named: " in words
+        assert not {"\x1b", "\x9b"} & set(words)
+    assert r"--keep \x1b[2J[b]" in shown[1]
+
+
 def test_without_a_model_a_local_job_is_refused(corpus, monkeypatch):
     monkeypatch.delenv("GPNER_ENGINE")
 
@@ -220,6 +251,7 @@ def test_without_a_model_a_local_job_is_refused(corpus, monkeypatch):
     monkeypatch.setenv("GPNER_MODEL", "nowhere")
     with pytest.raises(CheckpointError):
         bulk("out", corpus)
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize(
@@ -230,7 +262,9 @@ def test_without_a_model_a_local_job_is_refused(corpus, monkeypatch):
         ({"shard_documents": 0}, "must be at least 1"),
         ({"limit": 0}, "must be at least 1"),
         ({"output": "s3://bucket/out"}, "--output must be a folder of this machine"),
+        ({"max_failures": -1}, "--max-failures must be at least 0"),
         ({"output": "-", "retry_failures": True}, "--retry-failures needs the folder of a job"),
+        ({"of": "-", "retry_failures": True}, "--retry-failures needs input that can be read again"),
         ({"output": "."}, "--output must not hold the input"),
         ({"text_field": "txet", "of": "a.parquet"}, "was: txet; did you mean text"),
         ({"keep": ["yaer"], "of": "a.csv"}, "was: yaer; did you mean year"),
@@ -243,6 +277,6 @@ def test_wrong_use_is_refused_before_anything_is_written(tmp_path, options, mess
     options = dict(options)
 
     with pytest.raises(ConfigError, match=message):
-        bulk(options.pop("output", "out"), tmp_path / options.pop("of", "a.jsonl"), **options)
+        bulk(options.pop("output", "out"), options.pop("of", "a.jsonl"), **options)
 
     assert not Path("out").exists()

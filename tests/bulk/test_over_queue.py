@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from tests.bulk_tools import bulk, digests, failures_of, row, rows_of, start_bulk, summary_of, write_jsonl
+from tests.bulk_tools import BulkProcess, bulk, digests, failures_of, row, rows_of, summary_of, write_jsonl
 from tests.workers import DurableRedis, WorkerProcess, immortal_keys, wait_until
 from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED
 from worker.client import Client
@@ -63,9 +62,9 @@ def left_in(store: Redis) -> set[str]:
     return {name for name in names if name.startswith(("test:result:", "test:reply:"))}
 
 
-def start(out: str, corpus: Path, *flags: object, **environment: str) -> subprocess.Popen[bytes]:
+def start(out: str, corpus: Path, *flags: object, **environment: str) -> BulkProcess:
     common = ("--format", "jsonl", "--shard-documents", 50)
-    return start_bulk(corpus, "--output", out, *common, *flags, log=Path(f"{out}.log"), **environment)
+    return BulkProcess(corpus, "--output", out, *common, *flags, log=Path(f"{out}.log"), **environment)
 
 
 def shards(out: str) -> int:
@@ -112,6 +111,30 @@ def test_without_workers_a_job_waits_and_says_so(corpus, expected, settings, sto
 
     with WorkerProcess(settings, "load_capitals", tmp_path / "worker.log"):
         assert job.wait(60) == DONE_WITH_FAILURES
+
+    assert digests(Path("out")) == expected
+
+
+def test_a_job_that_waits_for_workers_or_for_redis_can_be_ended_and_goes_on(corpus, expected, settings, tmp_path):
+    (tmp_path / "redis").mkdir()
+    server = DurableRedis(tmp_path / "redis", free_port())
+    server.start()
+    durable = settings.model_copy(update={"redis_url": Settings(redis_url=server.url).redis_url})
+    try:
+        for obstacle in ("no worker is to be seen", "Redis does not answer: documents wait"):
+            job = start("out", corpus, GPNER_REDIS_URL=server.url)
+            wait_until(lambda: "no worker is to be seen" in Path("out.log").read_text(), 20)
+            if "Redis" in obstacle:
+                server.kill()
+            wait_until(lambda: obstacle in Path("out.log").read_text(), 20)  # noqa: B023 - called here
+            job.send_signal(signal.SIGTERM)
+            assert job.wait(20) == STOPPED
+            Path("out.log").unlink()
+        server.start()
+        with WorkerProcess(durable, "load_capitals", tmp_path / "worker.log"):
+            assert start("out", corpus, GPNER_REDIS_URL=server.url).wait(60) == DONE_WITH_FAILURES
+    finally:
+        server.kill()
 
     assert digests(Path("out")) == expected
 
@@ -201,12 +224,12 @@ def test_answers_that_came_after_a_kill_are_found_and_nothing_is_read_twice(
     job.kill()
     job.wait()
     with WorkerProcess(settings, "load_capitals", tmp_path / "worker.log").wait_until_ready() as worker:
-        wait_until(lambda: store.xlen(KEYS.bulk) == 0, 30)
-        read = worker.metric("gpner_documents_total")
+        # They are counted after they are answered.
+        wait_until(lambda: worker.metric("gpner_documents_total") == 399, 30)
 
         assert bulk("out", corpus, local=False, **COMMON) == DONE_WITH_FAILURES
 
-        assert worker.metric("gpner_documents_total") == read
+        assert worker.metric("gpner_documents_total") == 399
     assert digests(Path("out")) == expected
     assert left_in(store) == set()
 

@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 import os
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from typing import Any
 import fsspec
 import pyarrow
 import pytest
+from fsspec import AbstractFileSystem
 from pyarrow import ipc, parquet
 
 from gpner.errors import ConfigError
 from tests.bulk_tools import row, write_jsonl, write_parquet
+from worker.bulk.columns import Columns
 from worker.bulk.inputs import find_sources
-from worker.bulk.reading import Columns, Part, Reading
+from worker.bulk.reading import Part, Reading
 from worker.bulk.rows import Block, Item, Position, Problem, Row
 from worker.bulk.seen import SeenIds
+from worker.bulk.texts import BLOCK_BYTES, Progress, Record, read_jsonl
 
 ROWS = [row(number) for number in range(10)]
 LINES = "".join(json.dumps(each) + "\n" for each in ROWS).encode()
@@ -30,7 +34,7 @@ BEGINNING = Position()
 
 def blocks_of(*inputs: object, start: Position = BEGINNING, **options: Any) -> Iterator[Block]:
     columns = Columns(options.pop("text_field", "text"), options.pop("id_field", "id"), options.pop("keep", ()))
-    parts = [Part(source) for source in find_sources([str(name) for name in inputs])]
+    parts = [Part(source) for source in find_sources([str(name) for name in inputs]).sources]
     reading = Reading(
         parts, columns, SeenIds(None), **{"shard_items": 1000, "max_document_characters": 1000, **options}
     )
@@ -205,7 +209,58 @@ def test_a_csv_without_a_readable_first_line_is_a_problem_and_told_once(tmp_path
 
     (problem,) = problems_in(write_jsonl(tmp_path / "0.jsonl", ROWS[:1]), path)
 
-    assert (problem.source, problem.type) == (str(path), "BrokenRow")
+    assert (problem.source, problem.row, problem.type) == (str(path), None, "BrokenSource")
+
+
+def rows_in(path: Path, **options: Any) -> list[tuple[int | None, str]]:
+    """Line and text of each document, line and kind of each problem."""
+    return [(item.row, item.text if isinstance(item, Row) else item.type) for item in items_of(path, **options)]
+
+
+@pytest.mark.parametrize("closing", [b"", b'x,"end"\n'], ids=["never closed", "closed too late"])
+def test_a_quote_that_is_not_closed_costs_its_line_alone(tmp_path, closing):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id,text\na,one\nb,"two\n' + b"c,three\n" * 50 + closing)
+
+    rows = rows_in(path, id_field="none")
+
+    assert rows[:3] == [(2, "one"), (3, "BrokenRow"), (4, "three")]
+    assert [text for _, text in rows[3:52]] == ["three"] * 49
+    assert rows[52:] == ([(54, "end")] if closing else [])
+
+
+def test_a_line_or_row_of_csv_that_is_too_long_is_one_problem_and_the_next_line_is_read(tmp_path):
+    path = tmp_path / "a.csv"
+    endless = b"x" * 1_500_000
+    path.write_bytes(b"id,text\na," + endless + b'\nb,two\nc,"three\n' + 3 * (b"d," + endless[:500_000] + b"\n"))
+
+    assert rows_in(path)[:3] == [(2, "BrokenRow"), (3, "two"), (4, "BrokenRow")]
+    assert [row for row, _ in rows_in(path)[3:]] == [5, 6, 7]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_every_end_of_a_line_ends_a_row_of_csv_and_is_text_between_quotes(tmp_path, end):
+    path = tmp_path / "a.csv"
+    head = end.join([b"id,text", b'a,"one', b'two"', b"", b"b,three", b""])
+    # The border between two blocks that are read falls behind the first byte of an end.
+    long = b"c," + b"x" * (BLOCK_BYTES - 3 - len(head))
+    path.write_bytes(head + long + end + b"d,last")
+
+    rows = rows_in(path, max_document_characters=2_000_000)
+
+    assert [(row, text[-10:]) for row, text in rows] == [
+        (2, f"one{end.decode()}two"), (5, "three"), (6, "x" * 10), (7, "last"),
+    ]  # fmt: skip
+
+
+def test_rows_of_csv_are_read_on_from_behind_one_that_was_not_closed(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id,text\na,"one\nb,two\nc,"x"y\nd,four\n')
+    whole = list(blocks_of(path, shard_items=1))
+
+    for number, block in enumerate(whole):
+        rest = [item for later in blocks_of(path, start=block.end) for item in later.items]
+        assert rest == [item for later in whole[number + 1 :] for item in later.items]
 
 
 def test_broken_rows_of_csv_are_named_and_quoted_line_ends_are_text(tmp_path):
@@ -222,7 +277,7 @@ def test_broken_rows_of_csv_are_named_and_quoted_line_ends_are_text(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
 def test_of_a_file_with_a_broken_tail_what_comes_before_is_read(tmp_path, name):
-    many = "".join(json.dumps({"text": f"{number:0100d}"}) + "\n" for number in range(100_000)).encode()
+    many = "".join(json.dumps({"text": f"{number:0900d}"}) + "\n" for number in range(4_000)).encode()
     path = tmp_path / name
     with (
         pyarrow.OSFile(str(path), "w") as file,
@@ -269,6 +324,105 @@ def test_texts_that_are_no_utf_8_are_problems(tmp_path):
     (folder / "bad.txt").write_bytes(b"\xff\xfe")
 
     assert [Path(problem.source).name for problem in problems_in(folder)] == ["bad.txt"]
+
+
+def test_a_file_that_is_named_twice_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "a.jsonl", ROWS)
+    (tmp_path / "link.jsonl").symlink_to("a.jsonl")
+    as_texts(tmp_path / "texts")
+
+    found = find_sources(["a.jsonl", "./a.jsonl", "*.jsonl", str(tmp_path / "texts"), "texts/doc-1.txt"])
+
+    assert [source.name for source in found.sources] == ["a.jsonl", str(tmp_path / "texts")]
+    assert found.doubles == [
+        *((name, "a.jsonl") for name in ("a.jsonl", "a.jsonl", "link.jsonl")),
+        ("texts/doc-1.txt", str(tmp_path / "texts" / "doc-1.txt")),
+    ]
+
+
+def test_names_in_capitals_tell_what_a_file_is_too(tmp_path):
+    write_jsonl(tmp_path / "A.JSONL", ROWS[:3])
+    (tmp_path / "B.CSV.GZ").write_bytes(gzip.compress(b"id,text\nx,TEXT\n"))
+    (tmp_path / "C.Txt").write_text("plain")
+
+    assert [text for _, text in found_in(tmp_path)] == [*(each["text"] for each in ROWS[:3]), "TEXT", "plain"]
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    (tmp_path / "gone.jsonl").symlink_to("nowhere.jsonl")
+
+    for name in (tmp_path, tmp_path / "*.jsonl", tmp_path / "gone.jsonl"):
+        with pytest.raises(ConfigError, match=r"must be readable, .*gone\.jsonl is not: No such file"):
+            find_sources([str(name)])
+
+
+class Unreachable(AbstractFileSystem):
+    """A store as a package of its own reads it: its errors are no OSErrors."""
+
+    protocol = "unreachable"
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        if "credentials" in path:
+            raise RuntimeError("Unable to locate credentials")
+        return {"name": path, "size": 100, "type": "file"}
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        raise RuntimeError("Payload is not complete")
+
+
+def test_errors_of_the_packages_behind_fsspec_name_the_address(tmp_path):
+    fsspec.register_implementation("unreachable", Unreachable, clobber=True)
+
+    with pytest.raises(ConfigError, match=r"unreachable://credentials/a.jsonl is not: .*Unable to locate credentials"):
+        find_sources(["unreachable://credentials/a.jsonl"])
+    (problem,) = problems_in("unreachable://b.jsonl")
+
+    assert (problem.row, problem.type) == (None, "BrokenSource")
+    assert "unreachable://b.jsonl cannot be reached: RuntimeError: Payload is not complete" in problem.message
+
+
+def test_what_is_carried_at_once_is_bounded_by_kept_columns_too(tmp_path):
+    rows = [{**each, "kept": {"pages": ["x" * 50_000] * 4}, "other": "y" * 1_000_000} for each in ROWS]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+
+    blocks = list(blocks_of(path, keep=("kept",)))
+
+    assert [len(block.items) for block in blocks] == [2] * 5
+    assert [len(block.items) for block in blocks_of(path)] == [10]
+
+
+def test_columns_that_nobody_asked_for_are_dropped_as_lines_are_read(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{**each, "other": "y" * 1_000_000} for each in ROWS])
+    (source,) = find_sources([str(path)]).sources
+
+    records = list(read_jsonl(source, 0, Progress(), ["text", "id"]))
+
+    assert [record.values.keys() for record in records if isinstance(record, Record)] == [{"text", "id"}] * len(ROWS)
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_wide_rows_of_a_table_are_not_decoded_all_at_once(tmp_path, form):
+    # Compressed, nothing tells how large they are.
+    texts = pyarrow.array(["x" * 1_000_000] * 400).dictionary_encode()
+    corpus = pyarrow.table({"id": [str(number) for number in range(400)], "text": texts})
+    if form == "parquet":
+        parquet.write_table(corpus, tmp_path / "a.parquet")
+    else:
+        with ipc.new_stream(tmp_path / "a.arrow", corpus.schema) as stream:
+            stream.write_table(corpus)
+    del corpus, texts
+    before, most = pyarrow.total_allocated_bytes(), 0
+    tracemalloc.start()
+
+    for block in blocks_of(tmp_path / f"a.{form}", max_document_characters=10_000_000):
+        most = max(most, pyarrow.total_allocated_bytes())
+        del block
+
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most - before < 120_000_000
+    assert peak < 60_000_000
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from worker.bulk.inputs import find_sources
-from worker.bulk.job import read_job
+from worker.bulk.columns import Columns
+from worker.bulk.job import count_shards, types_of
 from worker.bulk.options import Options
+from worker.bulk.reading import Part, Reading
 from worker.bulk.rows import Position, Problem, Row
+from worker.bulk.run import find_input
 from worker.bulk.seen import SeenIds
-from worker.bulk.stream import plain_reading
+from worker.bulk.show import print_words, readable
 from worker.settings import load_settings
 
 
@@ -20,15 +22,23 @@ def dry_run(options: Options, out: Console) -> bool:
     """Print what a run would do; whether the input has no problems.
 
     Raises:
-        ConfigError: If the input cannot be read at all.
+        ConfigError: If a run would refuse the input.
     """
     settings = load_settings()
-    sources = find_sources(options.inputs)
+    sources = find_input(options, out)
+    folder = None if options.to_standard_output else Path(options.output)
+    types = types_of(folder, options.fingerprint(settings.max_document_characters), sources) if folder else {}
     problems: Counter[str] = Counter()
     documents = characters = 0
     examples: dict[str, Problem] = {}
     with closing(SeenIds(None)) as seen:
-        reading = plain_reading(options, settings, sources, seen)
+        reading = Reading(
+            [Part(source) for source in sources],
+            Columns(options.text_field, options.id_field, options.keep, types),
+            seen,
+            shard_items=options.shard_documents,
+            max_document_characters=settings.max_document_characters,
+        )
         for block in reading.blocks(Position(), options.limit):
             for item in block.items:
                 if isinstance(item, Row):
@@ -37,27 +47,28 @@ def dry_run(options: Options, out: Console) -> bool:
                 else:
                     problems[item.type] += 1
                     examples.setdefault(item.type, item)
-    table = Table(title="dry run: nothing was written")
-    table.add_column("")
-    table.add_column("", justify="right")
     items = documents + problems.total()
-    for name, value in {
+    numbers = {
         "sources": len(sources),
         "bytes": sum(source.size for source in sources),
         "documents": documents,
         "characters": characters,
         "shards": -(-items // options.shard_documents),
-        "shards that are finished": _finished(options),
+        "shards that are finished": count_shards(folder) if folder else 0,
         "problems": problems.total(),
-    }.items():
-        table.add_row(name, f"{value:,}")
-    for name, count in problems.most_common():
-        table.add_row(f"  {name}", f"{count:,}")
-    out.print(table)
+        **{f"  {name}": count for name, count in problems.most_common()},
+    }
+    rows = {name: f"{number:,}" for name, number in numbers.items()}
+    _print(rows | {f"--keep {readable(name)}": str(kind) for name, kind in types.items()}, out)
     for problem in examples.values():
-        out.print(f"{problem.place}: {problem.message}", markup=False, highlight=False, soft_wrap=True)
+        print_words(out, f"{problem.place}: {problem.message}")
     return not problems
 
 
-def _finished(options: Options) -> int:
-    return 0 if options.to_standard_output else len(read_job(Path(options.output))[1])
+def _print(rows: dict[str, str], out: Console) -> None:
+    table = Table(title="dry run: nothing was written")
+    table.add_column("")
+    table.add_column("", justify="right")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    out.print(table, markup=False)

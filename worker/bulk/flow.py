@@ -1,22 +1,71 @@
-"""Carries blocks from the input to the output, until the input ends or somebody stops it."""
+"""Carries blocks from the input to the output, until the input ends or somebody stops it.
+
+The two ends are `Answering`, this process or the queue, and `Output`, shards or standard output. What takes its time
+runs `Ahead`, in a thread.
+"""
 
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import chain
+from queue import Empty, Full, Queue
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from gpner.errors import GpnerError
-from worker.bulk.ahead import BLOCKS_AHEAD, Ahead
-from worker.bulk.ends import Answering, Output
-from worker.bulk.rows import Answer, Block, Problem
+from worker.bulk.rows import Answer, Answered, Block, Problem
 from worker.bulk.show import Display
+
+Step = TypeVar("Step")
+# So many blocks of documents may lie ready.
+BLOCKS_AHEAD = 16
+# How often a thread that waits looks whether it is still wanted.
+CHECK_SECONDS = 0.1
+LONGEST_JOIN_SECONDS = 2.0
 
 
 class Stopped(GpnerError):
     """The job cannot or must not go on, and the same command can go on with it; the message says why."""
+
+
+class Answering(Protocol):
+    """Where answers come from: this process, or the queue.
+
+    Attributes:
+        workers: How many workers were seen at last; None where there are none, or nobody has asked yet.
+        obstacle: What documents wait for, if it is not just their turn.
+        is_stuck: Whether nothing would be answered if it stayed as it is.
+    """
+
+    @property
+    def workers(self) -> int | None: ...  # noqa: D102 - above
+
+    @property
+    def obstacle(self) -> str | None: ...  # noqa: D102 - above
+
+    @property
+    def is_stuck(self) -> bool: ...  # noqa: D102 - above
+
+    def answers(self, blocks: Iterator[Block], round_name: str) -> Iterator[Answered | None]:
+        """Answer blocks in order; None now and then while there is nothing yet."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
+
+class Output(Protocol):
+    """Where answered blocks go."""
+
+    def known(self, block: Block) -> Sequence[Answer] | None:
+        """Answers that an earlier run has got already."""
+        ...
+
+    def write(self, block: Block, answers: Sequence[Answer], *, known: bool = False) -> None:
+        """Take a block; they come in order."""
+        ...
 
 
 class Flow:
@@ -54,7 +103,9 @@ class Flow:
                 for step in answers:
                     if step is not None:
                         self._write(output, *step)
-                    self._display.show()
+                    self._display.show(answering.workers, answering.obstacle)
+                    if self._stopping.is_set() and answering.is_stuck:
+                        break  # what was sent waits in the queue, and its answers for the next run
             finally:
                 self._reading.stop()
                 cast(Any, answers).close()
@@ -103,3 +154,72 @@ class Flow:
         too_many = self._most_failures is not None and self._display.failures > self._most_failures
         if too_many and not self._stopping.is_set():
             self.stop(f"there are more than {self._most_failures} failures")
+
+
+class _End(Exception):
+    """The iterator is exhausted."""
+
+
+class Ahead(Generic[Step]):
+    """An iterator over what another one gives, computed in a thread. Errors come out where they are taken.
+
+    Args:
+        steps: What runs in the thread.
+        most: How many steps it may be ahead.
+    """
+
+    def __init__(self, steps: Iterator[Step], most: int) -> None:
+        self._steps = steps
+        self._ready: Queue[Step | Exception] = Queue(maxsize=most)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Step]:
+        return self
+
+    def __next__(self) -> Step:
+        step = self._take()
+        if isinstance(step, Exception):
+            self._closed.set()  # whoever asks again is at the end
+            if isinstance(step, _End):
+                raise StopIteration
+            raise step
+        return step
+
+    def stop(self) -> None:
+        """Compute no more; what is ready and was not taken yet is dropped."""
+        self._closed.set()
+
+    def close(self) -> None:
+        """End the thread, unless it hangs in a read that nothing can interrupt; then it ends with the process."""
+        self.stop()
+        self._thread.join(LONGEST_JOIN_SECONDS)
+
+    def _take(self) -> Step | Exception:
+        while not self._closed.is_set():
+            with suppress(Empty):
+                # With a limit, because a wait without one cannot be interrupted by a signal everywhere.
+                return self._ready.get(timeout=CHECK_SECONDS)
+        return _End()
+
+    def _run(self) -> None:
+        try:
+            for step in self._steps:
+                if not self._put(step):
+                    break
+        except Exception as error:  # noqa: BLE001 - it is raised again in the other thread
+            self._put(error)
+        else:
+            self._put(_End())
+        finally:
+            close = getattr(self._steps, "close", None)
+            if close is not None:
+                close()
+
+    def _put(self, step: Step | Exception) -> bool:
+        while not self._closed.is_set():
+            with suppress(Full):
+                self._ready.put(step, timeout=CHECK_SECONDS)
+                return True
+        return False

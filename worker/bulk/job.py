@@ -8,73 +8,22 @@ import fcntl
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
 
-import pydantic_core
-
 from gpner.errors import ConfigError
+from worker.bulk.columns import Types, find_types, types_from_json, types_to_json
 from worker.bulk.files import sync, write_whole
-from worker.bulk.inputs import Source, digest, length_of
+from worker.bulk.inputs import Source, begins_a_line, digest, length_of
+from worker.bulk.manifests import AFRESH, Manifest, read_manifests, refusing_broken
 from worker.bulk.reading import Part
-from worker.bulk.rows import Position, Tally
+from worker.bulk.rows import Position
 
 FOLDER = ".job"
-AFRESH = "give what it was begun with, or begin afresh with another --output"
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """One finished shard.
-
-    Attributes:
-        number: Its number.
-        items: Rows of the input that it covers, failed ones too.
-        end: How far the input is read behind it.
-        ended: Sources that ended in it, by number, with their items.
-        tally: Its counts.
-        sample_limit: As in `Sample`.
-        retried: Source and row of failures that were tried again in it; None for an ordinary shard.
-    """
-
-    number: int
-    items: int
-    end: Position
-    ended: Mapping[int, int]
-    tally: Tally
-    sample_limit: str
-    retried: Sequence[tuple[str, int]] | None = None
-
-    def to_json(self) -> bytes:
-        """As it stands in its file."""
-        return pydantic_core.to_json(
-            {
-                "number": self.number,
-                "items": self.items,
-                "end": asdict(self.end),
-                "ended": list(self.ended.items()),
-                **self.tally.to_dict(),
-                "sample_limit": self.sample_limit,
-                "retried": self.retried,
-            }
-        )
-
-    @classmethod
-    def from_json(cls, content: bytes) -> Self:
-        """Read it back."""
-        found = json.loads(content)
-        retried = found["retried"]
-        return cls(
-            found["number"],
-            found["items"],
-            Position(**found["end"]),
-            dict(found["ended"]),
-            Tally.from_dict(found),
-            found["sample_limit"],
-            None if retried is None else [(source, row) for source, row in retried],
-        )
+SETTINGS = {"max_document_characters": "GPNER_MAX_DOCUMENT_CHARACTERS"}
+# What job.json holds, and the input's parts.
+SAVED = ("name", "options", "types", "model", "retried_sources")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +46,7 @@ class Job:
         folder: The output folder.
         name: Tells jobs apart that share a Redis.
         options: What the output depends on besides input and model.
+        types: Of kept columns in Parquet, as JSON has them: whatever the input grows by, all shards have the same.
         model: Name and content hash of the model; None before the first answer.
         known: The input's parts, in the order in which they are read.
         retried_sources: Sources that are read on from where they ended, and the number of shards there were then: had
@@ -107,6 +57,7 @@ class Job:
     folder: Path
     name: str
     options: dict[str, Any]
+    types: dict[str, Any] = field(default_factory=dict)
     model: dict[str, str] | None = None
     known: list[KnownPart] = field(default_factory=list)
     retried_sources: dict[str, int] = field(default_factory=dict)
@@ -115,33 +66,65 @@ class Job:
     _lock: IO[str] | None = None
 
     @classmethod
-    def open(cls, folder: Path, options: dict[str, Any], sources: Sequence[Source]) -> Self:
-        """Begin a job, or go on with it.
+    def open(cls, folder: Path, options: dict[str, Any], sources: Sequence[Source], *, retry: bool = False) -> Self:
+        """Make ready to begin a job, or to go on with it; before `begin` nothing is written.
+
+        Args:
+            folder: The output folder.
+            options: What the output depends on besides input and model.
+            sources: The input.
+            retry: Whether only what failed is tried again: what the input has grown by is left to another run.
 
         Raises:
             ConfigError: If the folder holds something else, another process works in it, or what the job was begun
                 with has changed; says what.
         """
-        with ExitStack() as stack:
-            lock = stack.enter_context(_lock(folder))
-            if not (folder / FOLDER / "job.json").exists():
-                job = cls(folder, uuid.uuid4().hex, options)
-            else:
-                job = cls(folder, **_read(folder / FOLDER / "job.json"))
-                job.known = [KnownPart(**part) for part in job.known]  # type: ignore[arg-type]  # as JSON has them
-                job._refuse_other(options)
-                job.manifests = _manifests(folder)
-            job._take(sources)
-            job.save()
-            job._drop_unfinished()
-            job._lock = lock
-            stack.pop_all()  # held until `close`
+        if not _was_begun(folder):
+            _refuse_foreign(folder)
+            if retry:
+                raise ConfigError(f"--retry-failures needs the folder of a job as --output, {folder} is none")
+            job = cls(folder, uuid.uuid4().hex, options, types_to_json(_types(options, sources)))
+            job._take(sources, grow=True)
+            return job
+        lock = _lock(folder)
+        try:
+            job = cls(folder, **_read(folder))
+            job._refuse_other(options)
+            job.manifests = read_manifests(folder / FOLDER)
+            job._take(sources, grow=not retry)
+        except BaseException:
+            lock.close()
+            raise
+        job._lock = lock  # held until `close`
         return job
+
+    def begin(self) -> None:
+        """Write down what the job is.
+
+        Raises:
+            ConfigError: If the folder cannot be written, or another process has begun a job in it meanwhile.
+        """
+        if self._lock is None:
+            self._lock = _lock(self.folder)
+            if _was_begun(self.folder):
+                raise ConfigError(f"{self.folder} must be new, another job was begun in it just now; wait for its end")
+        self.save()
+        self._drop_unfinished()
 
     @property
     def position(self) -> Position:
         """How far the input is read, as far as shards are finished."""
         return max((manifest.end for manifest in self.manifests), key=_order, default=Position())
+
+    @property
+    def kept(self) -> Types:
+        """The types of kept columns; none if any value can be written."""
+        return types_from_json(self.types)
+
+    @property
+    def ended(self) -> dict[int, Position]:
+        """How far parts are read that have ended, by number."""
+        return {number: position for manifest in self.manifests for number, position in manifest.ended.items()}
 
     @property
     def items(self) -> int:
@@ -154,8 +137,7 @@ class Job:
 
     def save(self) -> None:
         """Write job.json."""
-        names = ("name", "options", "model", "retried_sources")
-        content = {name: getattr(self, name) for name in names} | {"known": [asdict(part) for part in self.known]}
+        content = {name: getattr(self, name) for name in SAVED} | {"known": list(map(asdict, self.known))}
         text = json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape")
         write_whole(self.file("job.json"), lambda file: file.write(text))
 
@@ -180,10 +162,13 @@ class Job:
                 f"and now answers come from {_words(model)}; serve the first again, or {AFRESH}"
             )
 
-    def retry_source(self, name: str) -> None:
-        """Read a source that broke once more, from where it broke."""
-        index = max(number for number, part in enumerate(self.known) if part.name == name)
-        self._add_rest(index, self.parts[index].source)
+    def broken_part(self, name: str) -> int:
+        """The number of the part in which a source broke."""
+        return max(number for number, part in enumerate(self.known) if part.name == name)
+
+    def note_retried(self, name: str, shards: int) -> None:
+        """A source that had broken before there were so many shards was read on: that is no failure any more."""
+        self.retried_sources[name] = shards
         self.save()
 
     def close(self) -> None:
@@ -200,14 +185,13 @@ class Job:
     def _refuse_other(self, options: dict[str, Any]) -> None:
         for name, value in options.items():
             if self.options.get(name) != value:
-                flag = name.replace("_", "-")
-                began = json.dumps(self.options.get(name))
+                began, now = json.dumps(self.options.get(name)), json.dumps(value)
                 raise ConfigError(
-                    f"the job in {self.folder} was begun with --{flag} {began}, not {json.dumps(value)}; {AFRESH}"
+                    f"the job in {self.folder} was begun with {_named(name)} {began}, not {now}; {AFRESH}"
                 )
 
-    def _take(self, sources: Sequence[Source]) -> None:
-        """Compare the input with what it was; what was added to it stands at the end."""
+    def _take(self, sources: Sequence[Source], *, grow: bool) -> None:
+        """Compare the input with what it was; what was added to it stands at the end, if it may grow."""
         given = {source.name: source for source in sources}
         newest = {part.name: number for number, part in enumerate(self.known)}
         for name in newest:
@@ -217,12 +201,12 @@ class Job:
                 )
         self.parts = [Part(given[part.name], part.first) for part in self.known]
         for number in newest.values():
-            self._compare(number, self.parts[number].source)
+            self._compare(number, self.parts[number].source, grow=grow)
         for source in sources:
-            if source.name not in newest:
+            if grow and source.name not in newest:
                 self._add(source, 0)
 
-    def _compare(self, number: int, source: Source) -> None:
+    def _compare(self, number: int, source: Source, *, grow: bool) -> None:
         part = self.known[number]
         length = length_of(source)
         if length < part.length or digest(source, part.length) != part.digest:
@@ -230,34 +214,61 @@ class Job:
                 f"the input of {self.folder} may only have grown, {source.name} has changed "
                 f"(was {part.length} long, is {length}); {AFRESH}"
             )
-        if length == part.length:
+        if length == part.length or not grow:
             return
+        reached = self.position if number == self.position.source else self.ended.get(number, Position())
+        if reached.unended and not begins_a_line(source, part.length):
+            raise ConfigError(
+                f"the input of {self.folder} may only have grown by whole lines, {source.name} has grown within its "
+                f"last line, which was read without its end; {AFRESH}"
+            )
         if number < self.position.source:
-            self._add_rest(number, source)
+            self._add(source, reached.items)
+            self.retried_sources[source.name] = len(self.manifests)
         else:
             self.known[number] = _known(source, part.first)
-
-    def _add_rest(self, number: int, source: Source) -> None:
-        ended = {index: items for manifest in self.manifests for index, items in manifest.ended.items()}
-        self._add(source, ended[number])
-        self.retried_sources[source.name] = len(self.manifests)
 
     def _add(self, source: Source, first: int) -> None:
         self.known.append(_known(source, first))
         self.parts.append(Part(source, first))
 
 
-def read_job(folder: Path) -> tuple[dict[str, Any] | None, list[Manifest]]:
-    """What a folder's job was begun with and what is finished, without touching it; None if there is none."""
-    if not (folder / FOLDER / "job.json").exists():
-        return None, []
-    return _read(folder / FOLDER / "job.json"), _manifests(folder)
+def types_of(folder: Path | None, options: dict[str, Any], sources: Sequence[Source]) -> Types:
+    """The types of kept columns that the job in a folder has, or would have; none if any value can be written."""
+    if folder is not None and _was_begun(folder):
+        return types_from_json(_read(folder)["types"])
+    return _types(options, sources)
+
+
+def count_shards(folder: Path) -> int:
+    """How many shards of the job in a folder are finished."""
+    return len(read_manifests(folder / FOLDER)) if _was_begun(folder) else 0
+
+
+def _types(options: dict[str, Any], sources: Sequence[Source]) -> Types:
+    return find_types(sources, options["keep"]) if options["format"] == "parquet" else {}
+
+
+def _was_begun(folder: Path) -> bool:
+    return (folder / FOLDER / "job.json").exists()
+
+
+def _named(option: str) -> str:
+    """What the user calls an option: what is no flag is a setting."""
+    return SETTINGS.get(option) or f"--{option.replace('_', '-')}"
+
+
+def _refuse_foreign(folder: Path) -> None:
+    try:
+        if folder.exists() and any(folder.iterdir()) and not (folder / FOLDER).is_dir():
+            raise ConfigError(f"--output must be new, empty, or the folder of a bulk job, {folder} is another's")
+    except OSError as error:
+        raise ConfigError(f"--output must be a folder that can be written, {folder} is not: {error.strerror}") from None
 
 
 def _lock(folder: Path) -> IO[str]:
+    _refuse_foreign(folder)
     try:
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / FOLDER).is_dir():
-            raise ConfigError(f"--output must be new, empty, or the folder of a bulk job, {folder} is another's")
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         sync(folder)
         lock = (folder / FOLDER / "lock").open("a", encoding="ascii")
@@ -271,17 +282,12 @@ def _lock(folder: Path) -> IO[str]:
     return lock
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
+def _read(folder: Path) -> dict[str, Any]:
+    """What job.json holds, parts of the input as such."""
+    path = folder / FOLDER / "job.json"
+    with refusing_broken(path):
         found: dict[str, Any] = json.loads(path.read_text("utf-8", "surrogateescape"))
-    except ValueError as error:
-        raise ConfigError(f"{path} must be what a bulk job wrote, is not: {error}; {AFRESH}") from None
-    return found
-
-
-def _manifests(folder: Path) -> list[Manifest]:
-    found = [Manifest.from_json(path.read_bytes()) for path in (folder / FOLDER).glob("part-*.json")]
-    return sorted(found, key=lambda manifest: manifest.number)
+        return {name: found[name] for name in SAVED} | {"known": [KnownPart(**part) for part in found["known"]]}
 
 
 def _known(source: Source, first: int) -> KnownPart:

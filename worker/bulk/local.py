@@ -8,7 +8,7 @@ from gpner.entities import Extraction
 from gpner.errors import ConfigError, OutOfMemoryError, ServiceError
 from gpner.packing import pack_by_length
 from worker.budget import TokenBudget
-from worker.bulk.ahead import BLOCKS_AHEAD, Ahead
+from worker.bulk.flow import BLOCKS_AHEAD, Ahead
 from worker.bulk.rows import Answer, Answered, Block, Found, Problem, Row, plain
 from worker.devices import claim_device
 from worker.engine import Engine, load_engine
@@ -19,8 +19,10 @@ logger = logging.getLogger(__name__)
 
 # So many full packs are held at a time: enough neighbours in length to choose from.
 PACKS = 8
-# Short documents are held no more than so many at a time, whatever the packs could take.
+# Short documents are held no more than so many at a time, whatever the packs could take, nor more characters than this
+# with all that is kept beside them.
 MOST_DOCUMENTS = 4096
+MOST_CHARACTERS = 16_000_000
 # A document that every engine can read.
 PROBE = "gpner"
 
@@ -45,6 +47,7 @@ class Local:
 
     workers: int | None = None
     obstacle: str | None = None
+    is_stuck = False
 
     def __init__(self, settings: Settings) -> None:
         if settings.engine == Settings.model_fields["engine"].default and not settings.model:
@@ -82,15 +85,17 @@ class LocalReader:
     def tokenize(self, blocks: Iterator[Block]) -> Iterator[Group]:
         """Prepare blocks, in groups of some packs; what cannot be tokenized is an error in its place."""
         group: Group = []
-        tokens = documents = 0
+        tokens = documents = characters = 0
         for block in blocks:
             tokenized = self._tokenize([row.text for row in block.rows])
             group.append((block, tokenized))
             documents += len(block.items)
             tokens += sum(each.n_window_tokens for each in tokenized if not isinstance(each, Exception))
-            if tokens >= PACKS * self._engine.max_batch_tokens or documents >= MOST_DOCUMENTS:
+            characters += sum(row.size for row in block.rows)
+            is_full = documents >= MOST_DOCUMENTS or characters >= MOST_CHARACTERS
+            if is_full or tokens >= PACKS * self._engine.max_batch_tokens:
                 yield group
-                group, tokens, documents = [], 0, 0
+                group, tokens, documents, characters = [], 0, 0, 0
         if group:
             yield group
 

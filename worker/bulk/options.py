@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gpner.errors import ConfigError
-from worker.bulk.formats import FORMATS
-from worker.bulk.inputs import is_remote
+from worker.bulk.files import FORMATS
+from worker.bulk.inputs import STANDARD_INPUT, is_remote
 from worker.bulk.rows import OWN_COLUMNS
 
 # Exit codes; 2 is wrong use, as everywhere.
@@ -49,8 +49,12 @@ class Options:
             raise ConfigError("--shard-documents and --limit must be at least 1")
         if is_remote(self.output):
             raise ConfigError(f"--output must be a folder of this machine, was: {self.output}; copy it afterwards")
+        if self.max_failures is not None and self.max_failures < 0:
+            raise ConfigError(f"--max-failures must be at least 0, was: {self.max_failures}")
         if self.retry_failures and self.to_standard_output:
             raise ConfigError("--retry-failures needs the folder of a job as --output, was: -")
+        if self.retry_failures and STANDARD_INPUT in self.inputs:
+            raise ConfigError("--retry-failures needs input that can be read again, was: -; give a file")
 
     @property
     def to_standard_output(self) -> bool:
@@ -62,13 +66,17 @@ class Options:
         """The output folder."""
         return Path(self.output)
 
-    @property
-    def fingerprint(self) -> dict[str, Any]:
-        """What the output depends on besides input and model."""
+    def fingerprint(self, max_document_characters: int) -> dict[str, Any]:
+        """What the output depends on besides input and model.
+
+        Args:
+            max_document_characters: As the settings have it.
+        """
         return {
             "format": self.format,
             "text_field": self.text_field,
             "id_field": self.id_field,
             "keep": list(self.keep),
             "shard_documents": self.shard_documents,
+            "max_document_characters": max_document_characters,
         }

@@ -1,8 +1,8 @@
 """The documents of a job through the service's queue: bounded in flight, each answered, whatever happens to Redis.
 
 Answers come through one stream of the job. On the wire a document goes by a digest of its place and text, so its own
-id may be anything, and an answer that an earlier run of the job was killed waiting for is found again. A document is
-lost only if it is neither in the queue nor answered; then, and only then, it is sent again.
+id may be anything, and an answer that an earlier run was killed waiting for is found again. A document is lost only if
+it is neither in the queue nor answered; then, and only then, it is sent again.
 """
 
 import logging
@@ -17,7 +17,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from gpner.errors import ConfigError, QueueFull, ServiceError
-from worker.bulk.room import Room
 from worker.bulk.rows import Answer as RowAnswer
 from worker.bulk.rows import Answered, Block, Found, Problem, Row, plain
 from worker.client import Client
@@ -31,13 +30,18 @@ from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+# As much is in flight as was answered over so long: workers are never short of documents, and a stop takes not much
+# longer than that. At least so many, because the first answers take their time.
+AHEAD_SECONDS = 10.0
+FEWEST_IN_FLIGHT = 512
+# What Redis and this process hold of a job at the most, kept columns too; enough for a few dozen GPUs.
+MOST_IN_FLIGHT = 16_384
+MOST_IN_FLIGHT_CHARACTERS = 128_000_000
 # Rows that are problems take no room; so many blocks may be open all the same.
 MOST_BLOCKS = 1024
 # A wait for answers; it also bounds how long a signal goes unnoticed.
 BLOCK_SECONDS = 0.5
-# Answers that are read at once.
 READ_ENTRIES = 1000
-# While the queue is full.
 FULL_SECONDS = 0.2
 # After so long without an answer, look whether documents were lost; later ever less often, for work may be slow.
 QUIET_SECONDS = 5.0
@@ -49,11 +53,12 @@ WORKERS_SECONDS = 2.0
 STALE_SECONDS = 5.0
 
 NO_WORKER = "no worker is to be seen: documents wait for one; start it with `gpner-worker start`"
+REDIS_AWAY = "Redis does not answer: documents wait until it does"
 QUEUE_FULL = "the queue holds GPNER_MAX_QUEUED_DOCUMENTS: documents wait for room in it"
 
 
 class OverQueue:
-    """Answers through the queue of the service that the settings name.
+    """Answers through the service's queue; see `Answering`. Used by one thread.
 
     Args:
         settings: Where Redis is.
@@ -65,52 +70,14 @@ class OverQueue:
     """
 
     def __init__(self, settings: Settings, job: str, check_model: Callable[[str, str], None]) -> None:
-        self._job = job
-        self._check_model = check_model
-        self._client = Client(settings)
-        self._reader: QueueReader | None = None
-        with explaining(settings.redis_url):
-            self._client.redis.ping()
-
-    @property
-    def workers(self) -> int | None:
-        """How many workers were seen at last; None before anybody asked."""
-        return None if self._reader is None else self._reader.workers
-
-    @property
-    def obstacle(self) -> str | None:
-        """What documents wait for, if it is not just their turn."""
-        return None if self._reader is None else self._reader.obstacle
-
-    def answers(self, blocks: Iterator[Block], round_name: str) -> Iterator[Answered | None]:
-        """Answer blocks in order; None now and then while there is nothing yet.
-
-        Args:
-            blocks: What to answer.
-            round_name: Tells tries of the same document apart: a second one must not take the first one's answer.
-
-        Raises:
-            ConfigError: If a model answers that must not.
-        """
-        self._reader = QueueReader(self._client, self._job, round_name, self._check_model)
-        yield from self._reader.answer(blocks)
-        self._reader.clear()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
-
-
-class QueueReader:
-    """One round of answers; see `OverQueue`. Used by one thread."""
-
-    def __init__(self, client: Client, job: str, round_name: str, check_model: Callable[[str, str], None]) -> None:
         self.workers: int | None = None
-        self._client = client
-        self._redis = client.redis
+        self._client = Client(settings)
+        self._redis = self._client.redis
+        with explaining(settings.redis_url):
+            self._redis.ping()
         self._prefix = f"bulk:{job}:"
-        self._salt = round_name.encode()
-        self._replies = client.keys.reply(f"bulk:{job}")
+        self._salt = b""
+        self._replies = self._client.keys.reply(f"bulk:{job}")
         self._submitted = load_script(self._redis, "submitted")
         self._check_model = check_model
         self._refused: ConfigError | None = None
@@ -125,17 +92,34 @@ class QueueReader:
         self._last = b"0"
         self._heard = self._asked = time.monotonic()
         self._quiet = QUIET_SECONDS
-        self._suspicious = self._first_look = True  # nothing is known yet of what an earlier run has sent
+        self._suspicious = self._first_look = True
 
     @property
     def obstacle(self) -> str | None:
         """What documents wait for, if it is not just their turn."""
+        if self._outage.lasts:
+            return REDIS_AWAY
         if self.workers == 0:
             return NO_WORKER
         return QUEUE_FULL if self._is_full else None
 
-    def answer(self, blocks: Iterator[Block]) -> Iterator[Answered | None]:
-        """Send blocks and hand them out with their answers, in order; one that is taken counts as written down."""
+    @property
+    def is_stuck(self) -> bool:
+        """Whether there is no worker, or no Redis."""
+        return self.obstacle in (NO_WORKER, REDIS_AWAY)
+
+    def answers(self, blocks: Iterator[Block], round_name: str) -> Iterator[Answered | None]:
+        """Hand out blocks with their answers, in order, and None now and then; what is taken counts as written down.
+
+        Args:
+            blocks: What to answer.
+            round_name: Tells tries of a document apart: a second one must not take the first one's answer.
+
+        Raises:
+            ConfigError: If a model answers that must not.
+        """
+        self._salt = round_name.encode()
+        self._suspicious = self._first_look = True  # nothing is known yet of what an earlier run has sent
         more = True
         while more or self._open:
             block = None
@@ -149,12 +133,18 @@ class QueueReader:
                 yield self._open[0][0], self._answered(*self._open[0])
                 self._forget(self._open.popleft()[1])
             yield None
+        self._clear()
 
-    def clear(self) -> None:
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _clear(self) -> None:
         """Once all that was sent is answered: leave nothing in Redis. If it is away, what is left goes by itself."""
         with suppress(ServiceError), explaining(self._client.settings.redis_url):
             self._delete([(name, entry) for name, (_, entry) in self._answers.items()])
             self._redis.delete(self._replies)
+        self._answers.clear()
 
     def _take(self, block: Block) -> None:
         ids: list[str | None] = []
@@ -312,6 +302,36 @@ class QueueReader:
         with explaining(self._client.settings.redis_url):
             said = reports(self._redis, self._client.keys)
         self.workers = sum(silent < STALE_SECONDS for _, silent in said.values())
+
+
+class Room:
+    """How many documents may be in flight, by what was answered of late."""
+
+    def __init__(self) -> None:
+        self._documents = self._characters = 0
+        self._answered: deque[float] = deque()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether there is room for more."""
+        while self._answered and time.monotonic() - self._answered[0] > AHEAD_SECONDS:
+            self._answered.popleft()
+        documents = min(MOST_IN_FLIGHT, max(FEWEST_IN_FLIGHT, len(self._answered)))
+        return self._documents < documents and self._characters < MOST_IN_FLIGHT_CHARACTERS
+
+    def take(self, row: Row) -> None:
+        """Count a document that is to be sent."""
+        self._documents += 1
+        self._characters += row.size
+
+    def give_back(self, row: Row) -> None:
+        """Count one that is written down."""
+        self._documents -= 1
+        self._characters -= row.size
+
+    def note_answer(self) -> None:
+        """Count an answer."""
+        self._answered.append(time.monotonic())
 
 
 def _parse(fields: dict[bytes, bytes]) -> Result | Failure | None:

@@ -18,7 +18,8 @@ class Row:
     """One document.
 
     `source` names the file. `row` says where in it: the line, counted from 1, of a text file; the row, counted from 0,
-    of a table; 0 for a file that is one document. `kept` holds the columns that go into the output as they are.
+    of a table; 0 for a file that is one document. `kept` holds the columns that go into the output as they are; `size`
+    is about how many characters text and kept columns have.
     """
 
     id: str
@@ -26,6 +27,7 @@ class Row:
     source: str
     row: int
     kept: dict[str, Any] = field(default_factory=dict)
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,14 @@ Answer = Found | Problem
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far the input is read: so many items of the source with this number; all sources before it are finished."""
+    """How far the input is read: so many items of the source with this number; all sources before it are finished.
+
+    `unended` tells that the last of them is a line without its end: if the file grows, it may have been half a line.
+    """
 
     source: int = 0
     items: int = 0
+    unended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +94,18 @@ class Block:
     Attributes:
         items: Rows, and problems that reading found.
         end: How far the input is read behind them.
-        ended: Sources that were finished on the way, by number, with their items.
+        ended: How far sources are read that were finished on the way, by number.
         bytes_read: How much of the whole input lies before `end`, in bytes of its files.
         full: Whether they are the last of their shard.
+        again: Whether they have failed before.
     """
 
     items: Sequence[Item]
     end: Position
-    ended: Mapping[int, int]
+    ended: Mapping[int, Position]
     bytes_read: int
     full: bool
+    again: bool = False
 
     @property
     def rows(self) -> list[Row]:

@@ -1,35 +1,37 @@
 """One run of a bulk job: begins it or goes on with it, until the input ends or somebody stops it."""
 
-import difflib
+import operator
 import os
 import sqlite3
+import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
+from itertools import islice
 
-import pyarrow
 from rich.console import Console
 
-from gpner.errors import ConfigError, GpnerError
-from worker.bulk.ends import Answering
-from worker.bulk.flow import Flow
-from worker.bulk.inputs import STANDARD_INPUT, Source, find_sources, is_remote
+from gpner.errors import GpnerError
+from worker.bulk.columns import Columns, check_columns
+from worker.bulk.flow import Answering, Flow
+from worker.bulk.inputs import Source, find_sources
 from worker.bulk.job import Job
 from worker.bulk.local import Local
 from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED, Options
 from worker.bulk.over_queue import OverQueue
-from worker.bulk.publish import SUMMARY, failures, publish, tally_of
-from worker.bulk.reading import Columns, Reading, kept_types, known_columns
+from worker.bulk.publish import SUMMARY, count_failures, failures, is_done, publish
+from worker.bulk.reading import Reading
 from worker.bulk.rows import Block
 from worker.bulk.seen import SeenIds
-from worker.bulk.shards import Shards, read_sample
-from worker.bulk.show import Display, print_summary
+from worker.bulk.shards import Shards
+from worker.bulk.show import Display, print_summary, print_words
 from worker.bulk.stream import write_to_standard_output
 from worker.settings import Settings, load_settings
 
 # To try these again is of no use: the input would have to change, and is then another.
 FINAL_TYPES = ("DuplicateId",)
+SAME_COMMAND = "the same command"
 
 
 def run(options: Options, out: Console, err: Console) -> int:
@@ -44,19 +46,40 @@ def run(options: Options, out: Console, err: Console) -> int:
         GpnerError: If it cannot begin: a flag, an input, the output, the model, Redis.
     """
     settings = load_settings()
-    sources = find_sources(options.inputs)
-    _check_columns(options, sources[0])
-    if options.to_standard_output:
-        answering: Answering = (
-            Local(settings) if options.local else OverQueue(settings, uuid.uuid4().hex, lambda name, revision: None)
-        )
-        return write_to_standard_output(options, settings, sources, answering, err)
-    _refuse_own_output(options.folder, sources)
+    sources = find_input(options, err)
     try:
-        with closing(Job.open(options.folder, options.fingerprint, sources)) as job:
+        if options.to_standard_output:
+            answering: Answering = (
+                Local(settings) if options.local else OverQueue(settings, uuid.uuid4().hex, lambda name, revision: None)
+            )
+            return write_to_standard_output(options, settings, sources, answering, err)
+        fingerprint = options.fingerprint(settings.max_document_characters)
+        with closing(Job.open(options.folder, fingerprint, sources, retry=options.retry_failures)) as job:
             return JobRun(options, settings, job, out, err).run()
+    except (BrokenPipeError, SystemExit):  # whoever read our output has enough; rich says it by SystemExit
+        _silence()
+        return STOPPED
     except (OSError, sqlite3.Error) as error:  # the disk, which may have no room for a summary either
         return _give_up(err, str(error))
+
+
+def find_input(options: Options, err: Console) -> list[Source]:
+    """The sources of the input, checked as far as that is quick.
+
+    Args:
+        options: What the user asks.
+        err: Is told of files that are named twice.
+
+    Raises:
+        ConfigError: If there are none, or they lack a column.
+    """
+    found = find_sources(options.inputs, None if options.to_standard_output else options.folder)
+    if found.doubles and not options.quiet:
+        more = f", and {len(found.doubles) - 1:,} more" if len(found.doubles) > 1 else ""
+        name, first = found.doubles[0]
+        print_words(err, f"a file is read once, however often it is named: {name} is {first}{more}")
+    check_columns(found.sources[0], options.text_field, options.keep)
+    return found.sources
 
 
 class JobRun:
@@ -75,12 +98,12 @@ class JobRun:
         self._job = job
         self._out = out
         self._err = err
-        self._answering = self._make_answering(settings)
-        self._kept = kept_types(job.parts[0].source, options.keep) if options.format == "parquet" else {}
+        self._goes_on = SAME_COMMAND
+        self._answering = self._begin(settings)
         self._seen = SeenIds(job.file("seen.sqlite"))
         self._reading = Reading(
             job.parts,
-            Columns(options.text_field, options.id_field, options.keep, self._kept),
+            Columns(options.text_field, options.id_field, options.keep, job.kept),
             self._seen,
             shard_items=options.shard_documents,
             max_document_characters=settings.max_document_characters,
@@ -88,20 +111,19 @@ class JobRun:
         self._display = Display(
             None if options.quiet else err,
             total_bytes=sum(part.source.size for part in job.parts),
-            failures=tally_of(job).n_failures,
-            answering=self._answering,
+            failures=count_failures(job),
         )
         self._flow = Flow(self._display, strict=options.strict, most_failures=options.max_failures)
 
     def run(self) -> int:
         """Do what is to be done, and say what came out."""
+        was_done = is_done(self._job)
         (self._job.folder / SUMMARY).unlink(missing_ok=True)  # what it says of the last run may no longer be so
         try:
             with self._flow.signals(), self._display:
                 if self._options.retry_failures:
-                    self._retry_rows()
-                    self._retry_sources()
-                if self._flow.stopped is None:
+                    self._retry()
+                else:
                     self._read_on()
         except KeyboardInterrupt:
             self._leave_at_once()
@@ -110,12 +132,19 @@ class JobRun:
         finally:
             self._answering.close()
             self._seen.close()
+        if self._options.retry_failures and self._flow.stopped is None and not was_done:
+            self._flow.stopped = "what failed was tried again, the input is not read to its end"
+            self._goes_on = f"{self._goes_on} without --retry-failures"
         return self._finish()
 
-    def _make_answering(self, settings: Settings) -> Answering:
+    def _begin(self, settings: Settings) -> Answering:
+        """Find out whether the job can be done before anything of it is written down."""
         if not self._options.local:
-            return OverQueue(settings, self._job.name, self._job.check_model)
+            over_queue = OverQueue(settings, self._job.name, self._job.check_model)
+            self._job.begin()
+            return over_queue
         local = Local(settings)
+        self._job.begin()
         self._job.check_model(local.name, local.revision)
         return local
 
@@ -126,23 +155,32 @@ class JobRun:
         if most is None or most > 0:
             self._write(self._reading.blocks(self._job.position, most), retry=False)
 
-    def _retry_rows(self) -> None:
-        wanted: dict[str, set[int]] = {}
+    def _retry(self) -> None:
+        """Try failed rows again, and read sources that broke from where they broke."""
+        rows: dict[str, array[int]] = {}  # numbers and no objects: there may be very many
+        broken: set[str] = set()
         for _, failure in failures(self._job):
-            if failure["row"] is not None and failure["reason"]["type"] not in FINAL_TYPES:
-                wanted.setdefault(failure["source"], set()).add(failure["row"])
-        self._display.failures -= sum(map(len, wanted.values()))
+            if failure["row"] is None:
+                broken.add(failure["source"])
+            elif failure["reason"]["type"] not in FINAL_TYPES:
+                rows.setdefault(failure["source"], array("q")).append(failure["row"])
+        self._display.failures -= sum(map(len, rows.values()))
+        wanted = {source: _ascending(numbers) for source, numbers in rows.items()}
         self._write(self._reading.again(wanted, self._job.position), retry=True)
-
-    def _retry_sources(self) -> None:
-        """Have sources that broke read once more, from where they broke."""
-        broken = {failure["source"] for _, failure in failures(self._job) if failure["row"] is None}
-        self._display.failures -= len(broken)
         for name in sorted(broken):
-            self._job.retry_source(name)
+            self._read_rest(name)
+
+    def _read_rest(self, name: str) -> None:
+        if self._flow.stopped is None:
+            number, shards = self._job.broken_part(name), len(self._job.manifests)
+            self._display.failures -= 1
+            first = self._job.ended[number].items
+            self._write(self._reading.rest(number, first, self._job.position), retry=True)
+        if self._flow.stopped is None:
+            self._job.note_retried(name, shards)
 
     def _write(self, blocks: Iterator[Block], *, retry: bool) -> None:
-        with closing(Shards(self._job, self._seen, self._kept, retry=retry)) as shards:
+        with closing(Shards(self._job, self._seen, retry=retry)) as shards:
             round_name = f"retry {len(self._job.manifests)}" if retry else ""
             self._flow.run(blocks, self._answering, shards, round_name)
             if self._flow.stopped is None:
@@ -150,14 +188,12 @@ class JobRun:
 
     def _finish(self) -> int:
         stopped = self._flow.stopped
-        seconds = self._display.seconds
         state = "done" if stopped is None else "stopped"
-        summary = publish(self._job, read_sample(self._job), state=state, seconds=seconds, tokens=self._display.tokens)
-        tally = tally_of(self._job)
+        summary, tally = publish(self._job, state=state, seconds=self._display.seconds, tokens=self._display.tokens)
         if not self._options.quiet:
             print_summary(self._out, summary, tally)
         if stopped is not None:
-            return _give_up(self._err, stopped)
+            return _give_up(self._err, stopped, self._goes_on)
         return DONE_WITH_FAILURES if tally.n_failures else DONE
 
     def _leave_at_once(self) -> None:
@@ -166,34 +202,19 @@ class JobRun:
         os._exit(STOPPED)
 
 
-def _give_up(err: Console, reason: str) -> int:
-    """Say why a job stopped; returns the exit code for that."""
-    words = f"stopped: {reason}; the same command goes on from here"
-    err.print(words, markup=False, highlight=False, soft_wrap=True)
+def _ascending(rows: "array[int]") -> "array[int]":
+    """Rows in order, without objects for those that are already."""
+    return rows if all(map(operator.lt, rows, islice(rows, 1, None))) else array("q", sorted(rows))
+
+
+def _give_up(err: Console, reason: str, command: str = SAME_COMMAND) -> int:
+    """Say why a job stopped, and what goes on with it; returns the exit code for that."""
+    print_words(err, f"stopped: {reason}; {command} goes on from here")
     return STOPPED
 
 
-def _check_columns(options: Options, source: Source) -> None:
-    """Find a wrong name of a column before millions of rows fail for it."""
-    try:
-        columns = known_columns(source)
-    except (OSError, ValueError, pyarrow.ArrowException):
-        return  # this source is broken; that is a failure of its own, and the next may be whole
-    for flag, names in (("--text-field", [options.text_field]), ("--keep", options.keep)):
-        for name in names:
-            if columns is not None and name not in columns:
-                close = difflib.get_close_matches(name, columns, n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                raise ConfigError(
-                    f"{flag} must name a column of {source.name}, which has {', '.join(columns)}, was: {name}{hint}"
-                )
-
-
-def _refuse_own_output(folder: Path, sources: Sequence[Source]) -> None:
-    """A job must not read what it writes."""
-    for source in sources:
-        if source.name == STANDARD_INPUT or is_remote(source.name):
-            continue
-        for name in source.names:
-            if folder.resolve() in Path(name).resolve().parents:
-                raise ConfigError(f"--output must not hold the input, {folder} holds {name}; choose another folder")
+def _silence() -> None:
+    """Have what is still to be written to a closed pipe go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())

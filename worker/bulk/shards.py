@@ -6,18 +6,18 @@ is deleted; whatever of it had happened is done again, with the same result.
 """
 
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import pyarrow
 import pydantic_core
 
-from worker.bulk.files import write_lines, write_whole
-from worker.bulk.formats import output_schema, write_jsonl, write_parquet
-from worker.bulk.job import Job, Manifest
-from worker.bulk.rows import Answer, Block, Found, Item, Problem, Row, Tally
-from worker.bulk.sample import Sample, sample_key
+from worker.bulk.files import output_schema, write_jsonl, write_lines, write_parquet, write_whole
+from worker.bulk.job import Job
+from worker.bulk.manifests import Manifest
+from worker.bulk.publish import read_sample
+from worker.bulk.rows import Answer, Block, Found, Item, Position, Problem, Row, Tally
 from worker.bulk.seen import SeenIds
 
 # The first byte of a journal's line: an answer, or a problem.
@@ -30,7 +30,6 @@ class Shards:
     Args:
         job: What they belong to.
         seen: Ids that must be on the disk before a shard counts.
-        kept: The types of kept columns in Parquet.
         retry: Whether these are shards of retried failures; their journal is another than the ordinary one.
 
     Attributes:
@@ -38,10 +37,10 @@ class Shards:
         sample: The documents to look at so far.
     """
 
-    def __init__(self, job: Job, seen: SeenIds, kept: dict[str, pyarrow.DataType], *, retry: bool) -> None:
+    def __init__(self, job: Job, seen: SeenIds, *, retry: bool) -> None:
         self._job = job
         self._seen = seen
-        self._schema = output_schema(kept)
+        self._schema = output_schema(job.kept)
         self._retry = retry
         self._format = job.options["format"]
         self.sample = read_sample(job)
@@ -75,8 +74,8 @@ class Shards:
             self.tally.add(answer)
             if isinstance(item, Row) and isinstance(answer, Found):
                 self.sample.offer(item, answer)
-            if self._retry:
-                self._retried.append((item.source, item.row or 0))
+            if block.again and item.row is not None:
+                self._retried.setdefault(item.source, array("q")).append(item.row)
         self._items += len(block.items)
         self._end = block.end
         self._ended |= block.ended
@@ -112,8 +111,8 @@ class Shards:
         self.tally = Tally()
         self._items = 0
         self._end = self._job.position
-        self._ended: dict[int, int] = {}
-        self._retried: list[tuple[str, int]] = []
+        self._ended: dict[int, Position] = {}
+        self._retried: dict[str, array[int]] = {}
         self._sampled_before = {key for key, _ in self.sample.chosen}
         self._journal_bytes = 0
 
@@ -168,14 +167,3 @@ def _answer(line: bytes, item: Item) -> Answer | None:
         return Found(*(found[name] for name in ("entities", "tokens", "windows", "model", "revision")))
     except (ValueError, LookupError, TypeError):
         return None
-
-
-def read_sample(job: Job) -> Sample:
-    """What finished shards have given for the sample."""
-    sample = Sample()
-    sample.limit = min((manifest.sample_limit for manifest in job.manifests), default=sample.limit)
-    for manifest in job.manifests:
-        path = job.file(f"part-{manifest.number:05d}.sample.jsonl")
-        for line in path.read_bytes().splitlines() if path.exists() else ():
-            sample.add((sample_key(pydantic_core.from_json(line)["id"]), line))
-    return sample

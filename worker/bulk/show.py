@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from worker.bulk.ends import Answering
 from worker.bulk.rows import Answer, Block, Found, Tally
 
 # A first line soon, then one every half minute: a log that somebody may read.
@@ -24,21 +23,19 @@ class Display:
         console: Where to; None shows nothing.
         total_bytes: Of the input; 0 if that is not known.
         failures: Those of earlier runs.
-        answering: Says how many workers there are, and what documents wait for.
 
     Attributes:
         failures: Failures so far, those of earlier runs too.
         tokens: Tokens that were read in this run.
     """
 
-    def __init__(self, console: Console | None, *, total_bytes: int, failures: int, answering: Answering) -> None:
+    def __init__(self, console: Console | None, *, total_bytes: int, failures: int) -> None:
         self.failures = failures
         self.tokens = 0
         self._documents = 0
         self._console = console
         self._total_bytes = total_bytes
         self._bytes = self._bytes_before = 0
-        self._answering = answering
         self._started = time.monotonic()
         self._shown_at = self._started - LINE_SECONDS + FIRST_LINE_SECONDS
         self._obstacle: str | None = None
@@ -65,7 +62,7 @@ class Display:
     def say(self, words: str) -> None:
         """Show one line."""
         if self._console is not None:
-            self._console.print(words, markup=False, highlight=False, soft_wrap=True)
+            print_words(self._console, words)
 
     def skip(self, block: Block, answers: Sequence[Answer]) -> None:
         """Count a block that an earlier run has done."""
@@ -80,23 +77,29 @@ class Display:
         self.failures += len(answers) - len(found)
         self._bytes = block.bytes_read
 
-    def show(self) -> None:
-        """Show how far it is, if it is time to."""
+    def show(self, workers: int | None, obstacle: str | None) -> None:
+        """Show how far it is, if it is time to.
+
+        Args:
+            workers: How many there are, if that is known.
+            obstacle: What documents wait for, if it is not just their turn; told once.
+        """
         if self._console is None:
             return
-        self._show_obstacle()
+        if obstacle is not None and obstacle != self._obstacle:
+            self.say(obstacle)
+        self._obstacle = obstacle
         now = time.monotonic()
         if now - self._shown_at < (REFRESH_SECONDS if self._bar is not None else LINE_SECONDS):
             return
         self._shown_at = now
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._bytes, description=self._words())
+            self._bar.update(self._task, completed=self._bytes, description=self._words(workers))
         else:
-            self.say(f"{self._words()}{self._left()}")
+            self.say(f"{self._words(workers)}{self._left()}")
 
-    def _words(self) -> str:
+    def _words(self, workers: int | None) -> str:
         words = f"{self._documents:,} documents, {self.tokens / max(self.seconds, 1e-9):,.0f} tokens/s"
-        workers = self._answering.workers
         seen = "" if workers is None else f", {workers} worker{'' if workers == 1 else 's'}"
         return f"{words}, {self.failures:,} failures{seen}"
 
@@ -106,12 +109,6 @@ class Display:
             return ""
         seconds = self.seconds * max(0, self._total_bytes - self._bytes) / done
         return f", about {seconds:,.0f} s left"
-
-    def _show_obstacle(self) -> None:
-        obstacle = self._answering.obstacle
-        if obstacle is not None and obstacle != self._obstacle:
-            self.say(obstacle)
-        self._obstacle = obstacle
 
 
 def print_summary(console: Console, summary: dict[str, Any], tally: Tally) -> None:
@@ -131,5 +128,15 @@ def print_summary(console: Console, summary: dict[str, Any], tally: Tally) -> No
         table.add_section()
         table.add_row(title, f"{counts.total():,}")
         for name, count in counts.most_common():
-            table.add_row(f"  {ascii(name)[1:-1]}", f"{count:,}")
+            table.add_row(f"  {readable(name)}", f"{count:,}")
     console.print(table, markup=False)
+
+
+def print_words(console: Console, words: str) -> None:
+    """Print a line that may hold names and messages of others."""
+    console.print(readable(words), markup=False, highlight=False, soft_wrap=True)
+
+
+def readable(words: str) -> str:
+    """Words of others for a terminal: control characters, which could rewrite what it shows, stand there as codes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)

@@ -8,14 +8,14 @@ from contextlib import closing
 from rich.console import Console
 
 from gpner.errors import GpnerError
-from worker.bulk.ends import Answering
-from worker.bulk.flow import Flow
+from worker.bulk.columns import Columns
+from worker.bulk.flow import Answering, Flow
 from worker.bulk.inputs import Source
 from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED, Options
-from worker.bulk.reading import Columns, Part, Reading
+from worker.bulk.reading import Part, Reading
 from worker.bulk.rows import Answer, Block, Found, Position, Row
 from worker.bulk.seen import SeenIds
-from worker.bulk.show import Display
+from worker.bulk.show import Display, print_words
 from worker.settings import Settings
 
 
@@ -25,13 +25,15 @@ def write_to_standard_output(
     """Run a job whose output is standard output, and return the exit code; stopped, it begins anew the next time."""
     output = StandardOutput()
     with closing(answering), closing(SeenIds(None)) as seen:
-        reading = plain_reading(options, settings, sources, seen)
-        display = Display(
-            None if options.quiet else err,
-            total_bytes=sum(source.size for source in sources),
-            failures=0,
-            answering=answering,
+        reading = Reading(
+            [Part(source) for source in sources],
+            Columns(options.text_field, options.id_field, options.keep),
+            seen,
+            shard_items=options.shard_documents,
+            max_document_characters=settings.max_document_characters,
         )
+        total_bytes = sum(source.size for source in sources)
+        display = Display(None if options.quiet else err, total_bytes=total_bytes, failures=0)
         flow = Flow(display, strict=options.strict, most_failures=options.max_failures)
         try:
             with flow.signals(), display:
@@ -41,20 +43,9 @@ def write_to_standard_output(
         except GpnerError as error:
             flow.stopped = str(error)
     if flow.stopped is not None:
-        err.print(f"stopped: {flow.stopped}", markup=False, highlight=False, soft_wrap=True)
+        print_words(err, f"stopped: {flow.stopped}")
         return STOPPED
     return DONE_WITH_FAILURES if output.failures else DONE
-
-
-def plain_reading(options: Options, settings: Settings, sources: Sequence[Source], seen: SeenIds) -> Reading:
-    """The whole input, from its beginning."""
-    return Reading(
-        [Part(source) for source in sources],
-        Columns(options.text_field, options.id_field, options.keep),
-        seen,
-        shard_items=options.shard_documents,
-        max_document_characters=settings.max_document_characters,
-    )
 
 
 class StandardOutput:

@@ -1,22 +1,25 @@
 """Rows of tables: Parquet files, and the Arrow files of which Hugging Face data sets consist."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
 import pyarrow
-import pydantic_core
 from pyarrow import ipc, parquet
+from pyarrow import types as is_type
 
+from gpner.errors import DocumentError
+from worker.bulk.columns import Columns, fit, plain_type
 from worker.bulk.inputs import Source, open_file
 from worker.bulk.rows import Problem
-from worker.bulk.texts import Progress, Record, Records
+from worker.bulk.texts import Progress, Record, Records, repeated
 
-# Rows that are decoded at once, unless those of a group are so large that fewer fill so many bytes.
-BATCH_ROWS = 1024
+# Rows that are decoded at once. Few: texts of a megabyte that stand there often are small in the file, and nothing
+# tells how large they become.
+BATCH_ROWS = 64
+# What is decoded at once, if the file tells its size, and what becomes Python's values at once.
 BATCH_BYTES = 1 << 23
 READ_BYTES = 1 << 20
-Columns = Mapping[str, pyarrow.DataType | None]
 
 
 def read_parquet(source: Source, skip: int, progress: Progress, columns: Columns) -> Records:
@@ -26,10 +29,10 @@ def read_parquet(source: Source, skip: int, progress: Progress, columns: Columns
         source: The file.
         skip: So many rows are left out; whole groups of them are not even read.
         progress: Is kept up to date.
-        columns: Those asked for, with the types that they must have; None is any. The first of them must be there.
+        columns: Those asked for. Kept values come in their types, or as the error that one cannot.
 
     Raises:
-        ValueError: If the first is missing, or one has another type.
+        ValueError: If there is no column for the text, or one of those asked for is there twice.
     """
     with open_file(source.name) as file, parquet.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES) as table:
         wanted = _wanted(table.schema_arrow, columns)
@@ -53,45 +56,18 @@ def read_arrow(source: Source, skip: int, progress: Progress, columns: Columns) 
         first = 0
         for batch in stream:
             if first + batch.num_rows > skip:
-                slices = (batch.slice(start, BATCH_ROWS) for start in range(0, batch.num_rows, BATCH_ROWS))
-                yield from _records(source, (part.select(wanted) for part in slices), first, skip, columns)
+                yield from _records(source, iter([batch.select(wanted)]), first, skip, columns)
             first += batch.num_rows
             progress.bytes = file.tell()
 
 
-def schema_of(source: Source) -> dict[str, pyarrow.DataType]:
-    """The columns of a table and their types.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is no such file.
-    """
-    with open_file(source.name) as file:
-        schema = parquet.read_schema(file) if source.kind == "parquet" else ipc.open_stream(file).schema
-        return {field.name: field.type for field in schema}
-
-
-def plain_type(kind: pyarrow.DataType) -> pyarrow.DataType:
-    """The type in which a kept column is written: its own where JSON has the like of it, otherwise string."""
-    if pyarrow.types.is_dictionary(kind):
-        return plain_type(kind.value_type)
-    if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
-        return pyarrow.list_(plain_type(kind.value_type))
-    if pyarrow.types.is_struct(kind):
-        return pyarrow.struct([(field.name, plain_type(field.type)) for field in kind])
-    simple = any(test(kind) for test in (pyarrow.types.is_boolean, pyarrow.types.is_integer, pyarrow.types.is_floating))
-    return kind if simple else pyarrow.string()
-
-
 def _wanted(schema: pyarrow.Schema, columns: Columns) -> list[str]:
-    required = next(iter(columns))
-    if required not in schema.names:
-        raise ValueError(f"it must have a column {required}, has {', '.join(schema.names)}")
-    for name, kind in columns.items():
-        came = plain_type(schema.field(name).type) if name in schema.names else None
-        if came is not None and kind is not None and came != kind:
-            raise ValueError(f"column {name} must be {kind} as in the first source, was: {came}")
-    return [name for name in columns if name in schema.names]
+    if columns.text not in schema.names:
+        raise ValueError(f"it must have a column {columns.text}, has {', '.join(schema.names)}")
+    for name in repeated(schema.names):
+        if name in columns.names:
+            raise ValueError(f"its columns must have different names, two are called {name}")
+    return [name for name in columns.names if name in schema.names]
 
 
 def _records(
@@ -99,12 +75,27 @@ def _records(
 ) -> Iterator[Record | Problem]:
     for batch in batches:
         start = max(0, skip - first)
-        if start < batch.num_rows:
-            names = batch.schema.names
-            values = [_values(batch.column(name).slice(start), columns[name]) for name in names]
+        for part in _slices(batch.slice(start)):
+            names = part.schema.names
+            values = [_values(name, part.column(name), columns.types.get(name)) for name in names]
             for row, cells in enumerate(zip(*values, strict=True), first + start):
                 yield _record(source, row, names, cells)
+            start += part.num_rows
         first += batch.num_rows
+
+
+def _slices(batch: pyarrow.RecordBatch) -> Iterator[pyarrow.RecordBatch]:
+    """Parts of a batch, of about so many bytes each as may become Python's values at once."""
+    for start in range(0, batch.num_rows, BATCH_ROWS):
+        part = batch.slice(start, BATCH_ROWS)
+        decoded = {name: _decoded(part.column(name)) for name in part.schema.names}
+        part = pyarrow.RecordBatch.from_pydict(decoded)
+        rows = max(1, BATCH_BYTES * part.num_rows // max(1, part.nbytes))
+        yield from (part.slice(first, rows) for first in range(0, part.num_rows, rows))
+
+
+def _decoded(column: pyarrow.Array) -> pyarrow.Array:
+    return column.dictionary_decode() if is_type.is_dictionary(column.type) else column
 
 
 def _record(source: Source, row: int, names: Sequence[str], cells: Sequence[Any]) -> Record | Problem:
@@ -114,16 +105,24 @@ def _record(source: Source, row: int, names: Sequence[str], cells: Sequence[Any]
     return Record(row, dict(zip(names, cells, strict=True)), source.name, typed=True)
 
 
-def _values(column: pyarrow.Array, kind: pyarrow.DataType | None) -> list[Any]:
-    """Python values, as strings where that is what is wanted; an error in the place of one that cannot be read."""
+def _values(name: str, column: pyarrow.Array, kind: pyarrow.DataType | None) -> list[Any]:
+    """Python values, in a type if there is one; an error in the place of one that cannot be read, or is of no use."""
     values = _python_values(column)
-    if kind is None or not pyarrow.types.is_string(kind) or _is_text(column.type):
+    is_text = is_type.is_string(column.type) or is_type.is_large_string(column.type)
+    if kind is None or (plain_type(column.type) == kind and (is_text or not is_type.is_string(kind))):
         return values
-    return [value if value is None or isinstance(value, ValueError) else _text(value) for value in values]
+    return [value if isinstance(value, ValueError) else _fitted(name, value, kind) for value in values]
+
+
+def _fitted(name: str, value: Any, kind: pyarrow.DataType) -> Any:
+    try:
+        return fit(name, value, kind)
+    except DocumentError as error:
+        return error
 
 
 def _python_values(column: pyarrow.Array) -> list[Any]:
-    if pyarrow.types.is_temporal(column.type) or pyarrow.types.is_decimal(column.type):
+    if is_type.is_temporal(column.type) or is_type.is_decimal(column.type):
         column = column.cast(pyarrow.string())
     try:
         return list(column.to_pylist())
@@ -136,11 +135,3 @@ def _value(cell: pyarrow.Scalar) -> Any:
         return cell.as_py()
     except (ValueError, OverflowError) as error:
         return ValueError(str(error))
-
-
-def _is_text(kind: pyarrow.DataType) -> bool:
-    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else pydantic_core.to_json(value, bytes_mode="base64", fallback=str).decode()

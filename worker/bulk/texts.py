@@ -1,10 +1,11 @@
 """Rows of text files: JSON lines, CSV and TSV, and files that are one document each."""
 
 import csv
-from collections.abc import Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow
 import pydantic_core
@@ -16,6 +17,7 @@ BLOCK_BYTES = 1 << 20
 # A longer line is a problem, not a reason to run out of memory: 5 million characters, each escaped, are 60 MB.
 LONGEST_LINE_BYTES = 1 << 28
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +30,34 @@ class Record:
     typed: bool = False
 
 
+@dataclass(slots=True)
 class Progress:
-    """How many bytes of a source have been read."""
+    """How many bytes of a source have been read, and whether the last line that was read had no end."""
 
-    def __init__(self) -> None:
-        self.bytes = 0
+    bytes: int = 0
+    unended: bool = False
+
+
+class Line(NamedTuple):
+    """A line with its number, counted from 1; without a content if it is too long."""
+
+    number: int
+    content: bytes | None
 
 
 Records = Generator[Record | Problem, None, None]
 
 
-def read_jsonl(source: Source, skip: int, progress: Progress) -> Records:
-    """Rows of a file of one JSON object a line; blank lines are none.
+def read_jsonl(source: Source, skip: int, progress: Progress, columns: Sequence[str]) -> Records:
+    """Rows of a file of one JSON object a line; blank lines are none. Only a line feed ends a line.
 
     Args:
         source: The file.
         skip: So many rows and problems are left out.
         progress: Is kept up to date.
+        columns: What is taken of a row.
     """
-    for number, line in _lines(source, progress):
+    for number, line in _lines(source, progress, LONGEST_LINE_BYTES, _at_line_feeds):
         if line is not None and not line.strip():
             continue
         if skip:
@@ -54,123 +65,210 @@ def read_jsonl(source: Source, skip: int, progress: Progress) -> Records:
         elif line is None:
             yield _broken(source, number, f"a line must have at most {LONGEST_LINE_BYTES} bytes, had more")
         else:
-            yield _parse(source, number, line)
+            yield _parse(source, number, line, columns)
 
 
-def _parse(source: Source, number: int, line: bytes) -> Record | Problem:
+def _parse(source: Source, number: int, line: bytes, columns: Sequence[str]) -> Record | Problem:
     try:
         values = pydantic_core.from_json(line, allow_inf_nan=False)
     except ValueError as error:
         return _broken(source, number, f"a line must be one JSON object in UTF-8, was not: {error}")
     if not isinstance(values, dict):
         return _broken(source, number, f"a line must be one JSON object, was: {type(values).__name__}")
-    return Record(number, values, source.name)
+    return Record(number, {name: values[name] for name in columns if name in values}, source.name)
 
 
-def read_csv(source: Source, skip: int, progress: Progress) -> Records:
+def read_csv(source: Source, skip: int, progress: Progress, columns: Sequence[str], most_bytes: int) -> Records:
     """Rows of a file of values separated by commas, or tabs in TSV, under a first line of column names.
 
-    All values are strings. The row is the line on which it ends.
+    All values are strings. A row is named by the line on which it begins. One that is not well-formed, or has more than
+    `most_bytes`, is a problem, and the next row is looked for on the line behind that one: what an unclosed quote would
+    swallow is read.
+
+    Raises:
+        ValueError: If the first line does not name the columns, each once, and the first of those asked for among them.
     """
-    csv.field_size_limit(LONGEST_LINE_BYTES)
-    lines = _lines(source, progress)
-    with closing(lines):
-        # What is no UTF-8 is let through here and found in its row: a quoted value may hold line ends.
-        texts = ((line or b"").decode("utf-8", "surrogateescape") + "\n" for _, line in lines)
-        rows = csv.reader(texts, delimiter="\t" if source.kind == "tsv" else ",", strict=True)
-        columns = next(_csv_rows(source, rows, 0), None)
-        if isinstance(columns, Problem) and not skip:
-            yield columns
-        if columns is None or isinstance(columns, Problem):
+    csv.field_size_limit(most_bytes)
+    with closing(_lines(source, progress, most_bytes, _at_line_ends)) as lines:
+        rows = _csv_rows(source, _Feed(lines, most_bytes), progress)
+        header = next(rows, None)
+        if header is None:
             return
-        for values in _csv_rows(source, rows, skip):
-            if isinstance(values, Problem):
-                yield values
-            elif len(values) != len(columns):
-                wanted, came = len(columns), len(values)
-                yield _broken(source, rows.line_num, f"a row must have {wanted} values as the first has, had {came}")
-            elif any(not value.isascii() and _is_broken(value) for value in values):
-                yield _broken(source, rows.line_num, "a row must be UTF-8, was not; convert the file")
+        names = _checked_names(header, columns[0])
+        for row in rows:
+            if skip:
+                skip -= 1
+            elif isinstance(row, Problem):
+                yield row
             else:
-                yield Record(rows.line_num, dict(zip(columns, values, strict=True)), source.name)
+                yield _csv_record(source, *row, names, columns)
 
 
-def _csv_rows(source: Source, rows: Any, skip: int) -> Iterator[list[str] | Problem]:
+def _checked_names(header: tuple[int, Sequence[str]] | Problem, required: str) -> Sequence[str]:
+    if isinstance(header, Problem):
+        raise ValueError(header.message)
+    names = header[1]
+    if required not in names:
+        raise ValueError(f"it must have a column {required}, has {', '.join(names)}")
+    for name in repeated(names):
+        raise ValueError(f"its columns must have different names, two are called {name}")
+    return names
+
+
+def _csv_record(
+    source: Source, number: int, values: Sequence[str], names: Sequence[str], columns: Sequence[str]
+) -> Record | Problem:
+    if len(values) != len(names):
+        return _broken(source, number, f"a row must have {len(names)} values as the first has, had {len(values)}")
+    # What is no UTF-8 was let through until here: a quoted value may hold line ends.
+    if any(not value.isascii() and _is_broken(value) for value in values):
+        return _broken(source, number, "a row must be UTF-8, was not; convert the file")
+    found = dict(zip(names, values, strict=True))
+    return Record(number, {name: found[name] for name in columns if name in found}, source.name)
+
+
+class _Feed:
+    """Lines for `csv.reader`; those of the row that is being read can be given back."""
+
+    def __init__(self, lines: Iterator[Line], most_bytes: int) -> None:
+        self._lines = lines
+        self._most_bytes = most_bytes
+        self._given_back: deque[Line] = deque()
+        self._row: list[Line] = []
+        self._bytes = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._given_back.popleft() if self._given_back else next(self._lines)
+        self._row.append(line)
+        self._bytes += len(line.content or b"")
+        if line.content is None or self._bytes > self._most_bytes:
+            raise csv.Error(f"it had more than {self._most_bytes} bytes; is a quote not closed?")
+        return line.content.decode("utf-8", "surrogateescape")
+
+    @property
+    def number(self) -> int:
+        """The line on which the row begins."""
+        return self._row[0].number
+
+    def begin(self) -> None:
+        """Begin another row."""
+        self._row.clear()
+        self._bytes = 0
+
+    def give_back(self) -> None:
+        """Have the lines of the row again, but for the first."""
+        self._given_back.extendleft(reversed(self._row[1:]))
+
+
+def _csv_rows(source: Source, feed: _Feed, progress: Progress) -> Iterator[tuple[int, list[str]] | Problem]:
+    reader = csv.reader(feed, delimiter=DELIMITERS[source.kind], strict=True)
     while True:
+        feed.begin()
         try:
-            values = next(rows)
+            values = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            values = _broken(source, rows.line_num, f"a row must be well-formed, was not: {error}")
-        if not values:
-            continue  # a blank line
-        if skip:
-            skip -= 1
+            progress.unended |= "end of data" in str(error)  # if the file grows, the quote may be closed
+            yield _broken(source, feed.number, f"a row must be well-formed, was not: {error}")
+            feed.give_back()
         else:
-            yield values
+            if values:  # a blank line has none
+                yield feed.number, values
 
 
-def read_texts(source: Source, skip: int, progress: Progress, *, id_column: str, text_column: str) -> Records:
+def read_texts(
+    source: Source, skip: int, progress: Progress, most_bytes: int, id_column: str, text_column: str
+) -> Records:
     """A row for each file: its text in the one column, its name in the other."""
     for name in source.names[skip:]:
         try:
             with open_file(name) as file:
-                content = file.read()
+                content = file.read(most_bytes + 1)
             progress.bytes += len(content)
-            text = content.removeprefix(BYTE_ORDER_MARK).decode()
+            if len(content) > most_bytes:
+                message = f"a text must have at most {most_bytes} bytes, had more; split it"
+                yield Problem(name, name, 0, "DocumentError", message)
+            else:
+                text = content.removeprefix(BYTE_ORDER_MARK).decode()
+                yield Record(0, {id_column: name, text_column: text}, name)
         except UnicodeDecodeError as error:
-            yield Problem(
-                name, name, 0, "BrokenRow", f"a text must be UTF-8, was not at byte {error.start}; convert it"
-            )
+            message = f"a text must be UTF-8, was not at byte {error.start}; convert it"
+            yield Problem(name, name, 0, "BrokenRow", message)
         except OSError as error:
             yield Problem(name, name, 0, "BrokenRow", f"a text must be a readable file, was not: {error}")
-        else:
-            yield Record(0, {id_column: name, text_column: text}, name)
 
 
 def column_names(source: Source) -> Sequence[str]:
     """The first line of a CSV or TSV file, split."""
-    with closing(_lines(source, Progress())) as lines:
-        texts = ((line or b"").decode("utf-8", "surrogateescape") for _, line in lines)
-        return next(csv.reader(texts, delimiter="\t" if source.kind == "tsv" else ","), [])
+    with closing(_lines(source, Progress(), LONGEST_LINE_BYTES, _at_line_ends)) as lines:
+        texts = ((line.content or b"").decode("utf-8", "surrogateescape") for line in lines)
+        return next(csv.reader(texts, delimiter=DELIMITERS[source.kind]), [])
 
 
-def _lines(source: Source, progress: Progress) -> Generator[tuple[int, bytes | None], None, None]:
-    """Lines with their numbers, counted from 1; None instead of one that is too long. Only a line feed ends a line."""
+def repeated(names: Sequence[str]) -> list[str]:
+    """Those that stand there more than once."""
+    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
+
+
+def _lines(
+    source: Source, progress: Progress, most_bytes: int, split: Callable[[bytes], list[bytes]]
+) -> Generator[Line, None, None]:
+    """Lines, split as `split` does it, which gives what is behind the last end of a line at last."""
     number = 1
     rest: list[bytes] = []
     length = 0
     for block in _blocks(source, progress):
-        *ends, last = block.split(b"\n")
+        *ends, last = split(block)
         for end in ends:
             rest.append(end)
             length += len(end)
-            yield number, _joined(rest, length, number)
+            yield _line(rest, length, number, most_bytes)
             rest, length, number = [], 0, number + 1
         length += len(last)
-        if last and length <= LONGEST_LINE_BYTES:
+        if last and length <= most_bytes:
             rest.append(last)
     if length:
-        yield number, _joined(rest, length, number)
+        progress.unended = True
+        yield _line(rest, length, number, most_bytes)
 
 
-def _joined(parts: Sequence[bytes], length: int, number: int) -> bytes | None:
-    if length > LONGEST_LINE_BYTES:
-        return None
-    line = parts[0] if len(parts) == 1 else b"".join(parts)
-    return line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+def _at_line_feeds(block: bytes) -> list[bytes]:
+    return block.split(b"\n")
+
+
+def _at_line_ends(block: bytes) -> list[bytes]:
+    """Split at every line feed, carriage return, or both in this order; lines keep their ends."""
+    lines = block.splitlines(keepends=True)
+    return [*lines, b""] if block.endswith((b"\n", b"\r")) else lines
+
+
+def _line(parts: Sequence[bytes], length: int, number: int, most_bytes: int) -> Line:
+    if length > most_bytes:
+        return Line(number, None)
+    content = parts[0] if len(parts) == 1 else b"".join(parts)
+    return Line(number, content.removeprefix(BYTE_ORDER_MARK) if number == 1 else content)
 
 
 def _blocks(source: Source, progress: Progress) -> Iterator[bytes]:
+    """The content, in blocks of which only the last may end between a carriage return and its line feed."""
     with open_file(source.name) as file:
         stream: BinaryIO | pyarrow.CompressedInputStream = file
         if source.compression:
             stream = pyarrow.CompressedInputStream(_Watched(file, progress), source.compression)
+        held = b""
         while block := stream.read(BLOCK_BYTES):
             if not source.compression:
                 progress.bytes += len(block)
-            yield block
+            block = held + block if held else block
+            held = b"\r" if block.endswith(b"\r") else b""
+            if whole := block[:-1] if held else block:
+                yield whole
+        if held:
+            yield held
 
 
 class _Watched:
