@@ -15,5 +15,5 @@ lock() {
 
 lock ops/requirements-build.in --output-file ops/requirements-build.txt
 lock pyproject.toml --output-file ops/requirements-producer.txt
-lock pyproject.toml --extra worker "${torch_for_cpu[@]}" --output-file ops/requirements-cpu.txt
-lock pyproject.toml --extra worker --output-file ops/requirements-cuda.txt
+lock pyproject.toml --extra worker --extra bulk "${torch_for_cpu[@]}" --output-file ops/requirements-cpu.txt
+lock pyproject.toml --extra worker --extra bulk --output-file ops/requirements-cuda.txt

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tries docker-compose.yml for real, in a project of its own that is gone afterwards: sends documents, goes from one
-# worker to three, kills one, kills Redis, and counts. Exit code 0: nothing was lost, nothing answered twice.
+# Tries docker-compose.yml for real, in a project of its own that is gone afterwards: reads a corpus, sends documents,
+# goes from one worker to three, kills one, kills Redis, and counts. Exit code 0: nothing was lost, nothing answered twice.
 #
 #   MODEL_FOLDER  the checkpoint that workers serve; the demo's unless set
 #   DOCUMENTS     how many to send
@@ -74,11 +74,14 @@ wait_for() {
 mkdir "$folder/models"
 cp -r "$model" "$folder/models/trial"
 chmod -R a+rX "$folder"
+mkdir "$folder/bulk"
+cp worker/demo/documents.jsonl "$folder/bulk/corpus.jsonl"
 ops/new-env.sh "$folder/env"
 # A silent worker counts as dead sooner than usual, so that the trial need not wait for a minute.
 cat >>"$folder/env" <<SETTINGS
 MODELS_FOLDER=$folder/models
 MODEL=trial
+BULK_FOLDER=$folder/bulk
 GRAFANA_PORT=${GRAFANA_PORT:-13000}
 WORKER_CPUS=1
 GPNER_LEASE_SECONDS=15
@@ -90,6 +93,11 @@ say "building the images"
 compose build worker producer >"$folder/said" 2>&1 || fail "the images must build, do not"
 compose up --detach >"$folder/said" 2>&1
 wait_for "one worker is ready" healthy worker 1
+compose run --rm -T --user "$(id -u):$(id -g)" bulk gpner-worker bulk corpus.jsonl --output entities --format jsonl \
+    >"$folder/said" 2>&1
+[ "$(cat "$folder"/bulk/entities/part-*.jsonl | wc -l)" = "$(wc -l <worker/demo/documents.jsonl)" ] ||
+    fail "a bulk job must write a line for every document, did not"
+say "a corpus is read"
 trial submit "$documents"
 say "$documents documents are sent"
 trial wait $((documents / 10))

@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -9,7 +11,9 @@ from redis import Redis
 
 from gpner.entities import Entity, Extraction
 from gpner.errors import DocumentError, DocumentFailed, ResultTimeout, ServiceError
+from tests.workers import wait_until
 from worker.client import Client
+from worker.connection import connect
 from worker.dead import DeadLetters
 from worker.local_redis import LocalRedis
 from worker.outcomes import answered, buried
@@ -17,7 +21,7 @@ from worker.presence import Report
 from worker.protocol import Document
 from worker.queue import DocumentQueue, Entry, Outcome
 from worker.results import Failure, Result
-from worker.settings import Settings
+from worker.settings import RedisUrl, Settings
 
 LEASE_SECONDS = 0.5
 
@@ -291,6 +295,26 @@ def test_an_address_is_enough(redis: Redis, redis_server: LocalRedis, monkeypatc
         client.submit("Ada")
 
     assert redis.xlen("test:documents") == 1
+
+
+def test_a_document_that_a_replica_must_have_is_accepted_when_it_has_it(settings: Settings) -> None:
+    with LocalRedis() as master, LocalRedis() as replica, connect(RedisUrl(replica.url)) as copy:
+        of_master = settings.model_copy(update={"redis_url": RedisUrl(master.url)})
+        copy.replicaof("127.0.0.1", master.port)
+        with Client(of_master, replicas=1) as client:
+            client.redis.config_set("repl-diskless-sync-delay", 0)
+            wait_until(lambda: copy.info("replication")["master_link_status"] == "up", 30, "a replica in step")
+            pid = copy.info("server")["process_id"]
+
+            os.kill(pid, signal.SIGSTOP)
+            with pytest.raises(ServiceError, match=r"at least 1 replicas of Redis .* within 2 s, 0 had: it is queued"):
+                client.submit("Ada", id="1")
+            with pytest.raises(ResultTimeout, match="it is still queued"):
+                client.result("1", timeout_seconds=0)
+            os.kill(pid, signal.SIGCONT)
+            client.submit_many([Document.new("Ada", id="1"), Document.new("Bob", id="2")])
+
+            assert [fields[b"id"] for _, fields in copy.xrange(client.keys.normal)] == [b"1", b"1", b"2"]
 
 
 def test_a_redis_that_is_away_is_one_clear_sentence(settings: Settings) -> None:

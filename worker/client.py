@@ -9,10 +9,11 @@ import threading
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from types import TracebackType
 from typing import Any, Self
 
+import redis
 from pydantic import JsonValue, ValidationError
 
 from gpner.errors import DocumentError, DocumentFailed, QueueFull, ResultTimeout, ServiceError
@@ -34,6 +35,8 @@ FIRST_LOOK_SECONDS = 0.005
 SLOWEST_LOOK_SECONDS = 0.25
 # One blocking read of a reply stream; well under the connection's timeout.
 BLOCK_SECONDS = 2.0
+# For so long replicas are waited for. They confirm within milliseconds; also well under the connection's timeout.
+REPLICAS_SECONDS = 2.0
 # Of so many documents this client remembers where they are, to explain a timeout.
 REMEMBERED_PLACES = 10_000
 
@@ -45,17 +48,20 @@ class Client:
 
     Args:
         settings: The service's settings, or just the address of Redis; by default what the environment says.
+        replicas: How many replicas of Redis must have what is submitted too, so that the loss of the master loses none
+            of it. If fewer have after 2 s, the submit raises `ServiceError` as one that was cut off; it is queued.
 
     Every method raises `ServiceError` if Redis cannot be reached. A `submit` that was cut off may or may not have been
     accepted; submitting again with the same id does no harm but work, for both results stand under that id.
     """
 
-    def __init__(self, settings: Settings | str | None = None) -> None:
+    def __init__(self, settings: Settings | str | None = None, *, replicas: int = 0) -> None:
         if not isinstance(settings, Settings):
             settings = load_settings() if settings is None else load_settings(redis_url=settings)
         self.settings = settings
         self.keys = Keys(settings.namespace)
         self.redis = connect(settings.redis_url)
+        self._replicas = replicas
         self._submit = load_script(self.redis, "submit")
         self._places: dict[str, tuple[str, str]] = {}
         self._lock = threading.Lock()
@@ -220,14 +226,38 @@ class Client:
         arguments: list[Any] = [limit, self.keys.streams.index(stream) + 1, lifetime, before]
         for fields in entries:
             arguments += [2 * len(fields), *(part for pair in fields.items() for part in pair)]
-        with explaining(self.settings.redis_url):
-            unfinished, accepted, *added = self._submit(keys=keys, args=arguments)
-        new = ids[accepted - len(added) : accepted]
+        with explaining(self.settings.redis_url), self._connection() as connection:
+            unfinished, accepted, *added = self._submit(keys=keys, args=arguments, client=connection)
+            self._remember(ids[accepted - len(added) : accepted], stream, added)
+            if self._replicas and added:
+                self._wait_for_replicas(connection)
+        return unfinished + len(added), accepted
+
+    def _connection(self) -> AbstractContextManager[redis.Redis]:
+        """The pool, or a single connection where replicas are asked, who answer for its own writes alone."""
+        if not self._replicas:
+            return nullcontext(self.redis)
+        return self.redis.client()  # type: ignore[no-any-return,no-untyped-call]  # redis-py has none
+
+    def _remember(self, ids: list[str], stream: str, entry_ids: list[bytes]) -> None:
         with self._lock:
-            self._places.update((name, (stream, entry.decode())) for name, entry in zip(new, added, strict=True))
+            self._places.update((name, (stream, entry.decode())) for name, entry in zip(ids, entry_ids, strict=True))
             while len(self._places) > REMEMBERED_PLACES:
                 del self._places[next(iter(self._places))]
-        return unfinished + len(added), accepted
+
+    def _wait_for_replicas(self, connection: redis.Redis) -> None:
+        """Return when enough replicas have what this connection wrote.
+
+        Raises:
+            ServiceError: If they have not in time.
+        """
+        replicas = connection.wait(self._replicas, round(1000 * REPLICAS_SECONDS))
+        if replicas < self._replicas:
+            raise ServiceError(
+                f"at least {self._replicas} replicas of Redis must have a document within {REPLICAS_SECONDS:g} s, "
+                f"{replicas} had: it is queued, and lost if the master is; submit it again under the same id, or see "
+                "`INFO replication`"
+            )
 
     def _replies(self, reply_to: str, ids: list[str], timeout_seconds: float) -> Answers:
         waiting: dict[str, Result | Failure] = {}

@@ -56,7 +56,7 @@ class Suite:
                 row.not_tried = str(reason)
                 folder.rmdir()
                 return
-            row.add(report)
+            row.runs.append(report)
             self._tell(name, report, folder)
 
     def skip(self, name: str, reason: str) -> None:

@@ -1,59 +1,41 @@
 """What the runs came to: one row for each fault."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from operator import attrgetter
 
 from rich.table import Table
 
 from tests.chaos.scenario import Run
 
+# What is summed over runs; the counts are explained in `Run` and `Audit`.
+COLUMNS: dict[str, Callable[[Run], float]] = {
+    "runs": lambda _: 1,
+    "faults": attrgetter("faults"),
+    "workers replaced": attrgetter("replaced"),
+    "documents": attrgetter("audit.documents"),
+    "done": attrgetter("audit.done"),
+    "failed": attrgetter("audit.failed"),
+    "lost": attrgetter("audit.lost"),
+    "twice": attrgetter("audit.twice"),
+    "calls": attrgetter("audit.calls"),
+    "calls lost": attrgetter("audit.calls_lost"),
+    "seconds": lambda run: round(run.seconds),
+}
+
 
 @dataclass
 class Row:
-    """All runs of one fault, or why there was none. Counts are as in `Run` and `Audit`."""
+    """All runs of one fault, or why there was none."""
 
     fault: str
-    runs: int = 0
-    faults: int = 0
-    replaced: int = 0
-    documents: int = 0
-    done: int = 0
-    failed: int = 0
-    lost: int = 0
-    twice: int = 0
-    calls: int = 0
-    calls_lost: int = 0
-    seconds: float = 0.0
+    runs: list[Run] = field(default_factory=list)
     not_tried: str | None = None
 
-    def add(self, run: Run) -> None:
-        """Count one run more."""
-        self.runs += 1
-        self.faults += run.faults
-        self.replaced += run.replaced
-        self.documents += run.audit.documents
-        self.done += run.audit.done
-        self.failed += run.audit.failed
-        self.lost += run.audit.lost
-        self.twice += run.audit.twice
-        self.calls += run.audit.calls
-        self.calls_lost += run.audit.calls_lost
-        self.seconds = round(self.seconds + run.seconds, 1)
 
-
-COUNTS = {
-    "runs": "runs",
-    "faults": "faults",
-    "replaced": "workers replaced",
-    "documents": "documents",
-    "done": "done",
-    "failed": "failed",
-    "lost": "lost",
-    "twice": "twice",
-    "calls": "calls",
-    "calls_lost": "calls lost",
-    "seconds": "seconds",
-}
+def _sums(runs: Iterable[Run]) -> dict[str, float]:
+    runs = list(runs)
+    return {title: sum(map(count, runs)) for title, count in COLUMNS.items()}
 
 
 def table(rows: Iterable[Row]) -> Table:
@@ -61,17 +43,19 @@ def table(rows: Iterable[Row]) -> Table:
     rows = list(rows)
     shown = Table("fault", show_footer=True)
     shown.columns[0].footer = "all"
-    for name, title in COUNTS.items():
-        total = sum(getattr(row, name) for row in rows)
-        shown.add_column(title, justify="right", footer=f"{round(total):,}")
+    for title, total in _sums(run for row in rows for run in row.runs).items():
+        shown.add_column(title, justify="right", footer=f"{total:,}")
     for row in rows:
         if row.not_tried:
             shown.add_row(f"{row.fault}: not tried, {row.not_tried}")
         else:
-            shown.add_row(row.fault, *(f"{getattr(row, name):,}" for name in COUNTS))
+            shown.add_row(row.fault, *(f"{total:,}" for total in _sums(row.runs).values()))
     return shown
 
 
 def as_json(rows: Iterable[Row], seed: int) -> dict[str, object]:
     """The same for programs."""
-    return {"seed": seed, "rows": [asdict(row) for row in rows]}
+    return {
+        "seed": seed,
+        "rows": [{"fault": row.fault, **_sums(row.runs), "not_tried": row.not_tried} for row in rows],
+    }

@@ -1,13 +1,14 @@
 """A service in which everything happens that a dashboard shows or an alert tells of, measured by a real Prometheus.
 
-The service `gpner` works under load: documents fail for several reasons, memory runs out, a worker is killed, a corpus
-that came two days ago waits, and a week ago twice as many long words were found. In `stuck` a forward hangs. In
-`loading` the only worker never becomes ready, and Redis is full. `away` has no Redis.
+The service `gpner` works under load: more arrives than is read, documents fail for several reasons, memory runs out, a
+worker is killed, a corpus that came two days ago waits, and a week ago twice as many long words were found. In
+`stuck` a forward hangs. In `loading` the only worker never becomes ready, and Redis is full. `away` has no Redis.
 """
 
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,6 +31,8 @@ DAY = 86_400
 WEEK = 7 * DAY
 SCRAPE = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "2s"}
 DOCUMENTS = 12_000
+# About six times what two workers do, so that the backlog grows however long the tests take.
+ARRIVING_PER_SECOND = 200
 BAD_DOCUMENTS = 80
 
 
@@ -89,7 +92,7 @@ def observed(folder: Path) -> Iterator[Observed]:
         prometheus = stack.enter_context(Prometheus(folder, configuration))
         wait_until(lambda: prometheus.query('gpner:workers_ready:sum{namespace="gpner"} == 3'), 30, "three workers")
         _spoil(connection)
-        _fill(connection)
+        stack.enter_context(_arriving(connection))
         wait_until(lambda: killed.metric("gpner_documents_in_flight") > 0, what="a document in its hands")
         killed.signal(signal.SIGKILL)
         yield Observed(prometheus)
@@ -101,16 +104,41 @@ def _hang(connection: Redis) -> None:
         connection.xadd("stuck:documents", {"id": str(number), "text": text})
 
 
+def _text(number: int) -> str:
+    return "Ada met BABBAGE in LONDON " + "and then " * (number % 50)
+
+
 def _fill(connection: Redis) -> None:
     """More in every stream than is done within minutes; what is in bulk is two days old."""
     keys = Keys("gpner:")
     two_days_ago = int(1000 * (time.time() - 2 * DAY))
     with connection.pipeline(transaction=False) as pipeline:
         for number in range(DOCUMENTS):
-            text = "Ada met BABBAGE in LONDON " + "and then " * (number % 50)
+            text = _text(number)
             pipeline.xadd(keys.normal, {"id": f"normal-{number}", "text": text})
             pipeline.xadd(keys.bulk, {"id": f"bulk-{number}", "text": text}, id=f"{two_days_ago}-{number + 1}")
         pipeline.execute()
+
+
+@contextmanager
+def _arriving(connection: Redis) -> Iterator[None]:
+    """The backlog grows within the block."""
+    stopping = threading.Event()
+
+    def arrive() -> None:
+        while not stopping.wait(1):
+            with connection.pipeline(transaction=False) as pipeline:
+                for number in range(ARRIVING_PER_SECOND):
+                    pipeline.xadd(Keys("gpner:").normal, {"id": f"late-{number}", "text": _text(number)})
+                pipeline.execute()
+
+    thread = threading.Thread(target=arrive)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
 
 
 def _spoil(connection: Redis) -> None:

@@ -1,10 +1,13 @@
 """A real Redis with two replicas, and three real sentinels that make one of them the master when the master is gone."""
 
+import hashlib
+import re
 import signal
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -12,6 +15,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from tests.secure_redis import OPS, secure_server
 from tests.workers import wait_until
 from worker.local_redis import WITH_A_LIFELINE, find_server, free_port
 
@@ -34,15 +38,26 @@ class Server:
         folder: For its configuration, its log and its data.
         configuration: Further lines of its configuration.
         arguments: What stands behind the configuration on its command line.
+        program: The Redis server to run; that of the tests unless given.
+        user: Who the tests log in as.
         password: What it asks for.
     """
 
-    def __init__(self, folder: Path, configuration: str, *arguments: str, password: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        configuration: str,
+        *arguments: str,
+        program: str | None = None,
+        user: str = "default",
+        password: str = "",
+    ) -> None:
         folder.mkdir()
         self.port = free_port()
-        self.client = Redis(
-            port=self.port, password=password or None, protocol=2, socket_timeout=2, retry=Retry(NoBackoff(), 0)
-        )
+        login = {"username": user, "password": password} if password else {}
+        # Once more, because sentinels cut the connections of a server when they change what it is.
+        self.client = Redis(port=self.port, protocol=2, socket_timeout=2, retry=Retry(NoBackoff(), 1), **login)
+        self._program = program or find_server()
         self._log = folder / "log"
         self._file = folder / "redis.conf"
         self._file.write_text(f'port {self.port}\nbind 127.0.0.1\ndir {folder}\nsave ""\n{configuration}')
@@ -58,7 +73,7 @@ class Server:
         self._process.send_signal(number)
 
     def __enter__(self) -> Self:
-        command = [find_server(), str(self._file), *self._arguments]
+        command = [self._program, str(self._file), *self._arguments]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", WITH_A_LIFELINE, "sh", *command], stdin=subprocess.PIPE, stdout=log, stderr=log
@@ -80,14 +95,27 @@ class Guarded:
         folder: Where they keep what they know.
         configuration: Further lines of the configuration of the three servers.
         password: What the servers ask for; the sentinels ask for none.
+        users: Whether the servers have the users of ops/redis, each with that password; needs `secure_server`.
     """
 
-    def __init__(self, folder: Path, configuration: str = "", password: str = "") -> None:
+    def __init__(self, folder: Path, configuration: str = "", password: str = "", *, users: bool = False) -> None:
         self._folder = folder
         self._password = password
         login = f"requirepass {password}\nmasterauth {password}\n" if password else ""
+        self._of_server = {"password": password}
+        self._of_sentinel = f"sentinel auth-pass {MASTER_NAME} {password}\n" if password else ""
+        if users:
+            login = f"aclfile {_users_file(folder, password)}\nmasteruser replica\nmasterauth {password}\n"
+            self._of_server |= {"user": "admin", "program": str(secure_server())}
+            self._of_sentinel += f"sentinel auth-user {MASTER_NAME} sentinel\n"
         self._configuration = PROMPT + configuration + login
         self._running = ExitStack()
+
+    def url(self, user: str = "") -> str:
+        """The address that names the sentinels."""
+        login = f"{user}:{quote(self._password, safe='')}@" if self._password else ""
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{login}{hosts}/{MASTER_NAME}/0"
 
     def master(self) -> Server:
         """The server that the sentinels name."""
@@ -103,15 +131,13 @@ class Guarded:
 
     def __enter__(self) -> Self:
         enter = self._running.enter_context
-        master = enter(Server(self._folder / "redis-0", self._configuration, password=self._password))
+        master = enter(Server(self._folder / "redis-0", self._configuration, **self._of_server))
         of_replica = f"replicaof 127.0.0.1 {master.port}\n{self._configuration}"
-        replicas = [Server(self._folder / f"redis-{i}", of_replica, password=self._password) for i in (1, 2)]
+        replicas = [Server(self._folder / f"redis-{i}", of_replica, **self._of_server) for i in (1, 2)]
         self.servers = [master, *map(enter, replicas)]
         # The master counts replicas that have nothing yet, too.
         wait_until(lambda: all(map(_is_in_step, self.servers[1:])), 30, "two replicas in step")
-        of_sentinel = SENTINEL_CONFIGURATION.format(master=master.port)
-        if self._password:
-            of_sentinel += f"sentinel auth-pass {MASTER_NAME} {self._password}\n"
+        of_sentinel = SENTINEL_CONFIGURATION.format(master=master.port) + self._of_sentinel
         self.sentinels = [enter(Server(self._folder / f"sentinel-{i}", of_sentinel, "--sentinel")) for i in range(3)]
         self.sentinel = Sentinel([("127.0.0.1", sentinel.port) for sentinel in self.sentinels], socket_timeout=2)
         wait_until(lambda: all(map(_knows_all, self.sentinels)), 30, "sentinels that know each other")
@@ -123,6 +149,14 @@ class Guarded:
 
     def _named_by(self, sentinel: Server) -> int:
         return int(sentinel.client.sentinel_get_master_addr_by_name(MASTER_NAME)[1])
+
+
+def _users_file(folder: Path, password: str) -> Path:
+    """The users that a service behind sentinels has, all with this password."""
+    users = (OPS / "users.acl").read_text() + (OPS / "sentinel.acl").read_text()
+    file = folder / "users.acl"
+    file.write_text(re.sub("[A-Z]+_PASSWORD_SHA256", hashlib.sha256(password.encode()).hexdigest(), users))
+    return file
 
 
 def _is_in_step(replica: Server) -> bool:

@@ -33,11 +33,14 @@ def compose_v2() -> list[str]:
     return [docker, "compose"]
 
 
-@pytest.fixture(params=[compose_v1, compose_v2], ids=["docker-compose", "docker compose"])
+PROGRAMS = {"docker-compose": compose_v1, "docker compose": compose_v2}
+
+
+@pytest.fixture(params=PROGRAMS)
 def program(request: pytest.FixtureRequest) -> list[str]:
-    found: list[str] = request.param()
+    found = PROGRAMS[request.param]()
     if not found:
-        pytest.skip("not installed")
+        pytest.skip(f"needs `{request.param}`")
     return found
 
 
@@ -134,6 +137,12 @@ def test_a_worker_may_write_nothing_but_its_locks(worker: str) -> None:
 
     assert SERVICES[worker]["read_only"] is True
     assert writable == ["gpu-locks:/run/gpner-gpus"]
+
+
+def test_a_bulk_job_may_write_nothing_but_its_folder() -> None:
+    assert SERVICES["bulk"]["read_only"] is True
+    assert [volume["target"] for volume in SERVICES["bulk"]["volumes"]] == ["/bulk"]
+    assert SERVICES["bulk"]["image"] == SERVICES["worker"]["image"]
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -1,16 +1,17 @@
 """A real worker and a real producer behind three sentinels, while the master is killed."""
 
+import gc
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 from celery import Celery
 
 from gpner.errors import ServiceError
-from tests.ops.sentinels import MASTER_NAME, Guarded
+from tests.ops.sentinels import Guarded
+from tests.secure_redis import secure_server
 from tests.workers import WorkerProcess, wait_until
 from worker import broker
 from worker.app import celery_configuration
@@ -31,10 +32,7 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
 @pytest.fixture
 def behind_sentinels(settings: Settings, guarded: Guarded) -> Settings:
     """The settings of a service whose Redis the sentinels name."""
-    hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in guarded.sentinels)
-    return Settings(
-        redis_url=f"redis+sentinel://:{quote(PASSWORD, safe='')}@{hosts}/{MASTER_NAME}/0", namespace="test:"
-    )
+    return Settings(redis_url=guarded.url(), namespace="test:")
 
 
 def submit_through_anything(client: Client, ids: list[str]) -> None:
@@ -93,5 +91,29 @@ def test_a_call_of_the_celery_task_is_answered_after_a_failover(
 
         (answer,) = call.get(timeout=60)
         wait_until(lambda: caller.control.inspect(timeout=1).stats(), 30, "an answer to an operator")
+        # A call that is forgotten tells Redis so: at once, and not when Redis is gone.
+        del call
+        gc.collect()
 
     assert len(answer["entities"]) == 300
+
+
+@pytest.mark.skipif(secure_server() is None, reason="no redis-server of version 7 or newer with TLS on PATH")
+def test_through_a_failover_no_user_of_ops_redis_asks_for_a_right_that_it_lacks(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with (
+        Guarded(tmp_path, password=PASSWORD, users=True) as guarded,
+        Client(Settings(redis_url=guarded.url("producer")), replicas=1) as client,
+    ):
+        old = guarded.master()
+        client.submit("document before of ADA", id="before")
+        old.signal(signal.SIGKILL)
+        guarded.wait_for_another_than(old)
+        submit_through_anything(client, ["after"])
+        with WorkerProcess(Settings(redis_url=guarded.url("worker")), "load_capitals", tmp_path / "log"):
+            entities = [client.result(document_id, timeout_seconds=60).entities for document_id in ("before", "after")]
+        refused = [server.client.acl_log() for server in guarded.servers if server is not old]
+
+    assert [entity.text for found in entities for entity in found] == ["ADA", "ADA"]
+    assert refused == [[], []]

@@ -47,7 +47,7 @@ def test_every_file_that_goes_into_an_image_is_known_by_its_hash(name: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "extras"), [("producer", []), ("cpu", ["model", "worker"]), ("cuda", ["model", "worker"])]
+    ("name", "extras"), [("producer", []), ("cpu", ["model", "worker", "bulk"]), ("cuda", ["model", "worker", "bulk"])]
 )
 def test_the_locks_hold_what_the_project_asks_for(name: str, extras: list[str]) -> None:
     versions = locked(name)
