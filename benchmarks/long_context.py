@@ -67,6 +67,9 @@ VARIANTS = {
     "mean, pre-trained": Variant(extension={"anchor": "mean"}, pretrained=True),
     "windows of 512, then again": Variant(training=WINDOWS, after="windows of 512"),
     "windows of 512, then attention window 128": Variant(extension=NEAR, after="windows of 512"),
+    "windows of 512, then attention window 256": Variant(
+        extension={"method": "tiled", "attention_window": 256}, after="windows of 512"
+    ),
     "windows of 512, then mean": Variant(extension={"anchor": "mean"}, after="windows of 512"),
 }
 
