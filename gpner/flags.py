@@ -75,5 +75,5 @@ def read_flags(namespace: Namespace, options: type[Options]) -> Options:
         ConfigError: If one is out of its range.
     """
     given = vars(namespace)
-    # mypy knows no type of "any dataclass" that fields() would take.
-    return options(**{option.name: given[option.name] for option in fields(options) if option.name in given})  # type: ignore[arg-type]
+    names = [option.name for option in fields(options)]  # type: ignore[arg-type]  # mypy has no type of any dataclass
+    return options(**{name: given[name] for name in names if name in given})

