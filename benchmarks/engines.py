@@ -43,10 +43,11 @@ FOREIGN_LABELS = [f"label {number}" for number in range(10)]
 
 def gpner(model: Path) -> Engine:
     """Ours, as `gpner extract` runs it."""
-    from gpner.allocation import keep_freed_memory
+    from gpner.process import prepare_process
+
+    prepare_process()
     from gpner.extractor import Extractor
 
-    keep_freed_memory()
     extractor = Extractor.from_pretrained(model, device="cpu")
 
     def run(texts: Sequence[str]) -> Entities:

@@ -178,9 +178,9 @@ def test_a_call_that_waited_for_a_thread_until_its_time_was_over_is_handed_back(
         content_type="application/json",
         content_encoding="utf-8",
     )
-    request = Request(
-        message, app=app, task=extract, on_reject=lambda _logger, _errors, again: rejections.append(again)
-    )
+    # The one of this app: a shared task goes by whichever app came last.
+    task = app.tasks[extract.name]
+    request = Request(message, app=app, task=task, on_reject=lambda _logger, _errors, again: rejections.append(again))
     monkeypatch.setitem(app.conf.broker_transport_options, "visibility_timeout", 0.1)
     time.sleep(0.1)
     working.set()
@@ -202,7 +202,8 @@ def test_calls_in_flight_survive_redis_stopped_and_killed(
     server.start()
     request.addfinalizer(server.kill)
     durable = settings.model_copy(update={"redis_url": RedisUrl(server.url)})
-    options = {"max_batch_tokens": 5, "max_held_tokens": 40}
+    # Documents whose reading Redis noted before it was killed, but did not answer, come again after a lease.
+    options = {"max_batch_tokens": 5, "max_held_tokens": 40, "lease_seconds": 3}
     with (
         connect(durable.redis_url) as store,
         WorkerProcess(durable, "load_slow", tmp_path / "log", **options) as worker,
@@ -210,7 +211,7 @@ def test_calls_in_flight_survive_redis_stopped_and_killed(
         worker.wait_until_ready()
         tasks = [call(durable, TEXTS * 6) for _ in range(5)]
         for connected, number in enumerate((signal.SIGTERM, signal.SIGKILL), start=1):
-            wait_until(lambda connected=connected: worker.log.read_text().count("Connected to") == connected)
+            wait_until(lambda connected=connected: worker.log.read_text().count("Connected to") >= connected)
             wait_until(lambda connected=connected: done_documents(store) > 25 * connected)
             server.stop(number)
             wait_until(lambda: worker.get("/readyz")[0] == 503)

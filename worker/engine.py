@@ -87,14 +87,15 @@ def load_extractor(settings: Settings) -> Engine:
     Raises:
         CheckpointError: If there is no such model.
     """
+    from gpner.process import prepare_process
+
+    prepare_process()
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from gpner.allocation import keep_freed_memory
     from gpner.extractor import Extractor
 
     disable_progress_bar()  # a log is no terminal
-    keep_freed_memory()
     if settings.cpu_threads:
         torch.set_num_threads(settings.cpu_threads)
     return Extractor.from_pretrained(

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from gpner.allocation import keep_freed_memory
 from gpner.cli import convert, evaluate, extend, extract, pretrain, train, tune, view
 from gpner.errors import GpnerError
+from gpner.process import prepare_process
 
 # Exit code of a command that could not do its work because of what the user gave it.
 WRONG_USE = 2
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.loads_models:
             _quiet_libraries()
-            keep_freed_memory()
+            prepare_process()
         options.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:

@@ -48,7 +48,7 @@ QUIET_SECONDS = 5.0
 LONGEST_QUIET_SECONDS = 300.0
 # Entries that one call looks through: few, because each comes with its text.
 PAGE_ENTRIES = 20
-# How often to ask which workers there are, and how old their last word may be.
+# How often to ask which workers there are, and how old their last word may be; an answer is a word as well.
 WORKERS_SECONDS = 2.0
 STALE_SECONDS = 5.0
 
@@ -91,6 +91,7 @@ class OverQueue:
         self._open: deque[tuple[Block, list[str | None]]] = deque()
         self._last = b"0"
         self._heard = self._asked = time.monotonic()
+        self._answered_at = float("-inf")
         self._quiet = QUIET_SECONDS
         self._suspicious = self._first_look = True
 
@@ -99,7 +100,7 @@ class OverQueue:
         """What documents wait for, if it is not just their turn."""
         if self._outage.lasts:
             return REDIS_AWAY
-        if self.workers == 0:
+        if self.workers == 0 and time.monotonic() - self._answered_at > STALE_SECONDS:
             return NO_WORKER
         return QUEUE_FULL if self._is_full else None
 
@@ -217,7 +218,7 @@ class OverQueue:
             else:
                 unwanted.append((answer.id, entry))
         if found:
-            self._heard = time.monotonic()
+            self._heard = self._answered_at = time.monotonic()
             self._quiet = QUIET_SECONDS
         self._delete(unwanted)
         return bool(found)
