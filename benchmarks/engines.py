@@ -1,10 +1,10 @@
 """One engine in a process of its own, for benchmarks/performance.py: what it loads and keeps disturbs no other.
 
-    python benchmarks/engines.py ENGINE --model FOLDER --texts FILE
+    python benchmarks/engines.py ENGINE --model FOLDER --texts FILE [--device cuda]
 
 Loads the model and FILE (JSON, a list of texts), then answers each line of standard input with one line of JSON:
-seconds of a whole run from texts to entities, the peak of its memory in bytes, and the entities, those of each text as
-[start, end, label]; null where the model is another, so that they cannot be compared.
+seconds of a whole run from texts to entities, the peak of its memory in bytes (on a GPU, that of the GPU), and the
+entities, those of each text as [start, end, label]; null where the model is another, so that they cannot be compared.
 
 Each engine imports what it needs itself, so that it can run under another interpreter with other packages.
 """
@@ -22,18 +22,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gpner.decoding import Span
+    from gpner.extractor import Extractor
     from gpner.tokenization import Window
 
 Entities = list[list[tuple[int, int, str]]]
 Engine = Callable[[Sequence[str]], Entities | None]
 # Divides windows into batches, given as their numbers.
 Batches = Callable[[Sequence["Window"]], Iterator[list[int]]]
-# Token ids and mask, both of shape (documents, longest), to last states.
+# Token ids and mask, both of shape (documents, longest) and on the engine's device, to last states.
 Encode = Callable[["Tensor", "Tensor"], "Tensor"]
 
 # What text-embeddings-inference admits to a batch by default, padding included.
 FIRST_COME_TOKENS = 16_384
 SORTED_TOKENS = 8_192
+# A pack that keeps a large GPU busy; on a CPU the default suits.
+GPU_BATCH_TOKENS = 32_768
 NAIVE_DOCUMENTS = 32
 SENTENCES = 32
 SENTENCE = re.compile(r"[^.!?。！？；\n]+(?:[.!?。！？；]+[”’\"')]*|\n|$)")
@@ -41,14 +44,20 @@ SENTENCE = re.compile(r"[^.!?。！？；\n]+(?:[.!?。！？；]+[”’\"')]*|
 FOREIGN_LABELS = [f"label {number}" for number in range(10)]
 
 
-def gpner(model: Path) -> Engine:
-    """Ours, as `gpner extract` runs it."""
+def load_ours(model: Path, device: str) -> "Extractor":
+    """Our model as `gpner extract` loads it; to be called before anything loads torch."""
     from gpner.process import prepare_process
 
     prepare_process()
     from gpner.extractor import Extractor
 
-    extractor = Extractor.from_pretrained(model, device="cpu")
+    budget = {"max_batch_tokens": GPU_BATCH_TOKENS} if device == "cuda" else {}
+    return Extractor.from_pretrained(model, device=device, **budget)
+
+
+def gpner(model: Path, device: str) -> Engine:
+    """Ours, with whatever texts there are read as a stream."""
+    extractor = load_ours(model, device)
 
     def run(texts: Sequence[str]) -> Entities:
         extractions = extractor.extract_iter(texts)
@@ -57,49 +66,46 @@ def gpner(model: Path) -> Engine:
     return run
 
 
-def naive(model: Path) -> Engine:
+def naive(model: Path, device: str) -> Engine:
     """What one writes first: fp32, padded batches of 32 documents as they come."""
-    return _Padded(model, _stock_encoder(model, half=False), _by_count)
+    return _Padded(model, device, _stock_encoder(model, device, half=False), _by_count)
 
 
-def first_come(model: Path) -> Engine:
+def naive_half(model: Path, device: str) -> Engine:
+    """The same in bf16."""
+    return _Padded(model, device, _stock_encoder(model, device, half=True), _by_count)
+
+
+def first_come(model: Path, device: str) -> Engine:
     """As text-embeddings-inference batches: bf16, as they come, as many as fit in a budget with their padding."""
-    return _Padded(model, _stock_encoder(model, half=True), lambda windows: _by_budget(windows, FIRST_COME_TOKENS))
+    encode = _stock_encoder(model, device, half=True)
+    return _Padded(model, device, encode, lambda windows: _by_budget(windows, FIRST_COME_TOKENS))
 
 
-def by_length(model: Path) -> Engine:
+def by_length(model: Path, device: str) -> Engine:
     """What a careful user does with transformers: bf16, sorted by length, under a budget."""
-    return _Padded(model, _stock_encoder(model, half=True), _sorted_by_length)
+    return _Padded(model, device, _stock_encoder(model, device, half=True), _sorted_by_length)
 
 
-def onnx(model: Path) -> Engine:
+def onnx(model: Path, device: str) -> Engine:
     """ONNX Runtime in fp32, which is all that it has for bf16 weights on a CPU; sorted by length, under a budget."""
-    import numpy
     import onnxruntime
     import torch
+    from onnx_file import check_export, export
 
     path = model / "encoder.onnx"
     if not path.exists():
-        encoder = _load_stock(model)
-        dynamic = {0: torch.export.Dim("documents", min=1, max=4096), 1: torch.export.Dim("tokens", min=2, max=1 << 15)}
-        sample = torch.ones(2, 8, dtype=torch.long)
-        torch.onnx.export(
-            encoder,
-            kwargs={"input_ids": sample, "attention_mask": sample},
-            f=path,
-            dynamic_shapes={"input_ids": dynamic, "attention_mask": dynamic},
-            dynamo=True,
-        )
+        export(_load_stock(model), path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def encode(ids: "Tensor", mask: "Tensor") -> "Tensor":
-        states = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0]
-        return torch.from_numpy(numpy.asarray(states))
+        return torch.from_numpy(session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0])
 
-    return _Padded(model, encode, _sorted_by_length)
+    check_export(path, encode, _stock_encoder(model, device, half=False))
+    return _Padded(model, device, encode, _sorted_by_length)
 
 
-def pipeline(model: Path) -> Engine:
+def pipeline(model: Path, device: str) -> Engine:
     """transformers' token-classification pipeline, sentence by sentence, with a head of random weights."""
     import torch
     from transformers import AutoModelForTokenClassification
@@ -118,7 +124,7 @@ def pipeline(model: Path) -> Engine:
         tokenizer=tokenizer,
         aggregation_strategy="simple",
         batch_size=SENTENCES,
-        device="cpu",
+        device=device,
     )
 
     def run(texts: Sequence[str]) -> None:
@@ -127,12 +133,12 @@ def pipeline(model: Path) -> Engine:
     return run
 
 
-def gliner(model: Path) -> Engine:
+def gliner(model: Path, device: str) -> Engine:
     """GLiNER around the same encoder, its own layers with random weights; texts in pieces, as it truncates them."""
     from gliner import GLiNER, GLiNERConfig
 
     config = GLiNERConfig(model_name=str(model / "encoder"), max_width=12, max_len=384, span_mode="markerV0")
-    reader = GLiNER.from_config(config, backbone_from_pretrained=True).eval()
+    reader = GLiNER.from_config(config, backbone_from_pretrained=True).to(device).eval()
 
     def run(texts: Sequence[str]) -> None:
         pieces = [" ".join(words[at : at + 384]) for words in map(str.split, texts) for at in range(0, len(words), 384)]
@@ -141,7 +147,7 @@ def gliner(model: Path) -> Engine:
     return run
 
 
-def spacy(model: Path) -> Engine:
+def spacy(model: Path, device: str) -> Engine:
     """A transformer pipeline of spaCy around the same encoder, its tagger with random weights."""
     import spacy as library
     from spacy.training import Example
@@ -164,6 +170,7 @@ def spacy(model: Path) -> Engine:
 ENGINES = {
     "gpner": gpner,
     "naive": naive,
+    "naive-bf16": naive_half,
     "first-come": first_come,
     "by-length": by_length,
     "onnx": onnx,
@@ -171,19 +178,21 @@ ENGINES = {
     "gliner": gliner,
     "spacy": spacy,
 }
+CPU_ONLY = ("onnx", "spacy")
 
 
 class _Padded:
     """The same weights in padded batches; every span of a window is scored, a label at a time."""
 
-    def __init__(self, model: Path, encode: Encode, batches: Batches) -> None:
+    def __init__(self, model: Path, device: str, encode: Encode, batches: Batches) -> None:
         from gpner.checkpoint import load_checkpoint
         from gpner.tokenization import TextTokenizer
 
         ours, tokenizer = load_checkpoint(model)
-        self.config, self.head = ours.config, ours.head.eval()
+        self.config, self.head = ours.config, ours.head.eval().to(device)
         self.thresholds = self.config.thresholds or [0.0] * len(self.config.labels)
         self.tokenizer = TextTokenizer(tokenizer, context=self.config.context, stride=self.config.stride)
+        self.device = device
         self.encode = encode
         self.batches = batches
 
@@ -201,7 +210,8 @@ class _Padded:
                 mask = torch.arange(int(lengths.max())) < lengths[:, None]
                 ids = torch.zeros(mask.shape, dtype=torch.long)
                 ids[mask] = torch.tensor([token for index in batch for token in windows[index].token_ids])
-                for index, states in zip(batch, self.encode(ids, mask.long()), strict=True):
+                padded = self.encode(ids.to(self.device), mask.long().to(self.device))
+                for index, states in zip(batch, padded, strict=True):
                     spans[index] = self._decode(states[: len(windows[index].token_ids)].float(), windows[index])
         found = (spans[index] for index in range(len(windows)))
         entities = (
@@ -219,15 +229,17 @@ class _Padded:
 
         from gpner.decoding import Span
 
-        factors = self.head(states, torch.arange(len(states)))
+        factors = self.head(states, torch.arange(len(states), device=states.device))
         factors = factors.narrow(window.prefix, window.prefix + window.n_content)
         shared = factors.query[:, 0] @ factors.key[:, 0].T
         spans = []
         for label, threshold in enumerate(self.thresholds):
             logits = shared + factors.start_bias[:, label, None] + factors.end_bias[None, :, label]
-            for first, last in torch.triu(logits > threshold).nonzero().tolist():
+            cells = torch.triu(logits > threshold).nonzero()
+            found = zip(cells.tolist(), logits[cells[:, 0], cells[:, 1]].tolist(), strict=True)
+            for (first, last), logit in found:
                 if last - first < (self.config.max_entity_tokens or len(states)):
-                    spans.append(Span(label, first, last, float(logits[first, last])))
+                    spans.append(Span(label, first, last, logit))
         return spans
 
 
@@ -243,10 +255,10 @@ def _load_stock(model: Path) -> Any:
     return stock
 
 
-def _stock_encoder(model: Path, half: bool) -> Encode:
+def _stock_encoder(model: Path, device: str, half: bool) -> Encode:
     import torch
 
-    stock = _load_stock(model)
+    stock = _load_stock(model).to(device)
     if half:
         stock.to(torch.bfloat16)
     return lambda ids, mask: stock(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -277,8 +289,12 @@ def _sorted_by_length(windows: Sequence["Window"]) -> Iterator[list[int]]:
     return _by_budget(windows, SORTED_TOKENS, order)
 
 
-def _peak_memory() -> int:
+def _peak_memory(device: str) -> int:
     """Bytes; VmHWM, as what getrusage tells is inherited from the process that started this one."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_reserved()
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # type: ignore[index] - Linux always has it
 
@@ -288,15 +304,18 @@ def main() -> None:
     parser.add_argument("engine", choices=ENGINES)
     parser.add_argument("--model", type=Path, required=True, help="folder of one of our models")
     parser.add_argument("--texts", type=Path, required=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
+    if options.device != "cpu" and options.engine in CPU_ONLY:
+        parser.error(f"{options.engine} runs on the CPU only here, was asked for: {options.device}")
     texts = json.loads(options.texts.read_text(encoding="utf-8"))
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries print what they like
-    run = ENGINES[options.engine](options.model)
+    run = ENGINES[options.engine](options.model, options.device)
     for _ in sys.stdin:
         started = time.perf_counter()
         entities = run(texts)
         seconds = time.perf_counter() - started
-        print(json.dumps([seconds, _peak_memory(), entities]), file=answers, flush=True)
+        print(json.dumps([seconds, _peak_memory(options.device), entities]), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,57 +1,51 @@
 """Every engine over the same texts, interleaved, against what the machine can multiply: docs/performance.md.
 
     python benchmarks/performance.py RUNS --litbank litbank.jsonl.gz --laws laws.jsonl.gz \
-        --wnut17 wnut17.test.jsonl.gz --encoder MINILM [--trained FOLDER] [--peers PYTHON] [--repeats 3] [--write]
+        --wnut17 wnut17.test.jsonl.gz [--peers PYTHON] [--repeats 3] [--device cuda] [--write]
 
-Makes, in RUNS, models in the shape of BERT-base with random weights (contexts of 4,096 and 16,384, and a Chinese
-vocabulary) and the texts of the workloads: the length mix of the design, cut from LitBank; real statutes; short texts;
-one document of 16,384 tokens. Each engine runs in a process of its own (benchmarks/engines.py), one at a time, in turn.
-Prints a table for every workload: tokens a second (median, and the spread of the runs), the share of the machine's best
-matrix product, memory, and how far its entities agree with ours. --write puts tables and picture into docs/.
+Prints a table for every workload (benchmarks/workloads.py): tokens a second (median, and the spread of the runs), the
+share of the machine's best matrix product, memory, and how far an engine's entities agree with ours. --write puts
+tables and picture into docs/.
+
+Each engine runs in a process of its own (benchmarks/engines.py), one at a time, in turn. The process is started anew in
+every round, reads everything once uncounted and once counted, and ends: together the engines of a workload would need
+more memory than most machines have, and what one leaves behind can neither help nor harm the next. So the spread also
+holds what differs from process to process. The naive way, which takes minutes, is run once only, and unwarmed.
 
 --peers is a Python in whose environment gliner, spacy, spacy-transformers and torch are installed; their versions of
 transformers are older than ours.
 """
 
 import argparse
-import gzip
 import json
 import math
-import random
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+import page
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from transformers import BertConfig, BertTokenizerFast, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
+from workloads import WORKLOADS, Workload, add_arguments, make_workload
 
-from gpner.checkpoint import load_checkpoint, load_tokenizer, save_checkpoint
-from gpner.config import GlobalPointerConfig
-from gpner.model import GlobalPointerForEntities
-from gpner.pretraining.model import n_token_ids
-from gpner.tokenization import TextTokenizer
+from gpner.peak import measure_peak_flops
 
 HERE = Path(__file__).parent
-DOCS = HERE.parent / "docs"
-CONTEXT = 4_096
-LONGEST = 16_384
-LABELS = [f"L{number}" for number in range(10)]
-LAWS_DOCUMENTS = 4
-SHORT_DOCUMENTS = 320
 # Rows, inner and outer size of the products that an encoder of this shape is made of.
 PRODUCTS = ((4_096, 768, 768), (4_096, 768, 3_072), (4_096, 3_072, 768))
 TRUTH = "gpner"
 NAMES = {
     "gpner": "**gpner** (bf16)",
     "naive": "transformers fp32, batches of 32 as they come",
+    "naive-bf16": "transformers bf16, batches of 32 as they come",
     "first-come": "transformers bf16, as they come, 16k padded budget",
     "by-length": "transformers bf16, sorted by length, 8k budget",
     "onnx": "ONNX Runtime fp32, sorted by length, 8k budget",
@@ -60,27 +54,7 @@ NAMES = {
     "spacy": "spaCy transformer pipeline, same encoder, fp32",
 }
 PEERS = ("gliner", "spacy")
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Texts, the model that reads them, and the engines that can.
-
-    Attributes:
-        name: As in the table.
-        model: Folder.
-        texts: Of every document.
-        tokens: In all of them, special tokens apart.
-        flops: Of the encoder over the windows of all of them.
-        engines: By their names in benchmarks/engines.py.
-    """
-
-    name: str
-    model: Path
-    texts: list[str]
-    tokens: int
-    flops: int
-    engines: tuple[str, ...]
+COLUMNS = ("engine", "tokens/s", "max / min", "share of peak", "times naive", "memory, MB", "agrees with ours")
 
 
 @dataclass
@@ -93,17 +67,10 @@ class Measured:
     failure: str = ""
 
 
-def length_mix(n_documents: int = 32, median: float = 297, percentile_95: float = 1972) -> list[int]:
-    """Evenly spaced quantiles of the log-normal mix, in a fixed random order."""
-    sigma = math.log(percentile_95 / median) / 1.645
-    normal = statistics.NormalDist()
-    lengths = [int(median * math.exp(sigma * normal.inv_cdf((k + 0.5) / n_documents))) for k in range(n_documents)]
-    random.Random(0).shuffle(lengths)
-    return lengths
-
-
-def best_product() -> float:
+def best_product(device: str) -> float:
     """Operations a second of the fastest bf16 product, weights laid out beforehand: the machine's peak in practice."""
+    if device == "cuda":
+        return measure_peak_flops(torch.device(device), torch.bfloat16)
     best = 0.0
     for rows, inner, outer in PRODUCTS:
         states = torch.randn(rows, inner).bfloat16()
@@ -115,79 +82,19 @@ def best_product() -> float:
     return best
 
 
-def make_model(folder: Path, tokenizer: PreTrainedTokenizerFast, context: int, sample: str) -> Path:
-    """A model of BERT-base's shape with random weights, and a threshold that one span in ten thousand exceeds."""
-    if (folder / "config.json").exists():
-        return folder
-    torch.manual_seed(0)
-    encoder = BertConfig(vocab_size=n_token_ids(tokenizer), max_position_embeddings=context)
-    config = GlobalPointerConfig(encoder_config=encoder, labels=LABELS, context=context, stride=context // 8)
-    model = GlobalPointerForEntities(config).eval()
-    with torch.inference_mode():
-        model.head.projection.weight.normal_(std=0.1)  # a head with an opinion: at the usual size all spans score alike
-        window = TextTokenizer(tokenizer, context=512, stride=64)([sample])[0].windows[0]
-        factors = model(torch.tensor(window.token_ids), [len(window.token_ids)]).factors
-        factors = factors.narrow(window.prefix, window.prefix + window.n_content)
-        logits = torch.einsum("igd,jgd->gij", factors.query, factors.key)
-        logits = logits + factors.start_bias.T[:, :, None] + factors.end_bias.T[:, None, :]
-        upper = logits[torch.ones_like(logits, dtype=torch.bool).triu()]
-        model.config.thresholds = [float(upper.topk(upper.numel() // 10_000).values[-1])] * len(LABELS)
-    save_checkpoint(model, tokenizer, folder)
-    model.encoder.save_pretrained(folder / "encoder")
-    tokenizer.save_pretrained(folder / "encoder")
-    return folder
-
-
-def read_texts(path: Path) -> Iterator[str]:
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)["text"]
-
-
-def cut(texts: Sequence[str], lengths: Sequence[int], tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """Texts of so many tokens each, special ones included, from one long text."""
-    whole = "\n".join(texts)
-    offsets = tokenizer(whole, return_offsets_mapping=True, add_special_tokens=False, verbose=False)["offset_mapping"]
-    pieces, at = [], 0
-    for length in lengths:
-        content = length - 2
-        pieces.append(whole[offsets[at][0] : offsets[at + content - 1][1]])
-        at += content
-    return pieces
-
-
-def workload(name: str, model: Path, texts: list[str], engines: Sequence[str]) -> Workload:
-    ours, tokenizer = load_checkpoint(model)
-    documents = TextTokenizer(tokenizer, context=ours.config.context, stride=ours.config.stride)(texts)
-    flops = ours.flops([len(window.token_ids) for document in documents for window in document.windows])
-    return Workload(name, model, texts, sum(document.n_tokens for document in documents), flops, tuple(engines))
-
-
-def make_workloads(options: argparse.Namespace) -> Iterator[Workload]:
-    tokenizer = load_tokenizer(options.encoder)
-    chinese = BertTokenizerFast(vocab=str(options.laws.with_name("bert-base-chinese-vocab.txt")))
-    fiction, statutes, short = (list(read_texts(path)) for path in (options.litbank, options.laws, options.wnut17))
-    base = make_model(options.runs / "bert-base", tokenizer, CONTEXT, fiction[0])
-    everyone = [name for name in NAMES if options.peers or name not in PEERS]
-    same_weights = ["gpner", "naive", "first-come", "by-length"]
-    yield workload("length mix", base, cut(fiction, length_mix(), tokenizer), everyone)
-    of_laws = make_model(options.runs / "bert-base-chinese", chinese, CONTEXT, statutes[0])
-    yield workload("statutes", of_laws, statutes[:LAWS_DOCUMENTS], [*same_weights, "onnx", "pipeline"])
-    yield workload("short texts", base, short[:SHORT_DOCUMENTS], everyone)
-    longest = make_model(options.runs / "bert-base-long", tokenizer, LONGEST, fiction[0])
-    yield workload("one long document", longest, cut(fiction, [LONGEST], tokenizer), ["gpner", "naive", "by-length"])
-    if options.trained:
-        yield workload(
-            "length mix, trained MiniLM", options.trained, cut(fiction, length_mix(), tokenizer), same_weights
-        )
+def describe_peak(peak: float, device: str) -> str:
+    """One line about the machine."""
+    place = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} cores"
+    return f"Best bf16 product of this machine: {peak / 1e9:,.0f} GFLOP/s on {place}."
 
 
 @contextmanager
 def started(engine: str, work: Workload, options: argparse.Namespace) -> Iterator["subprocess.Popen[str]"]:
-    texts = options.runs / "texts.json"
+    """An engine in a process of its own; the texts stay behind in a file named after the workload."""
+    texts = options.runs / f"{work.name.replace(' ', '-')}.json"
     texts.write_text(json.dumps(work.texts), encoding="utf-8")
     python = options.peers if engine in PEERS else sys.executable
-    command = [python, HERE / "engines.py", engine, "--model", work.model, "--texts", texts]
+    command = [python, HERE / "engines.py", engine, "--model", work.model, "--texts", texts, "--device", options.device]
     log: IO[str]
     with (options.runs / f"{engine}.log").open("w", encoding="utf-8") as log:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -199,8 +106,7 @@ def started(engine: str, work: Workload, options: argparse.Namespace) -> Iterato
 
 
 def run_once(child: "subprocess.Popen[str]", measured: Measured) -> None:
-    if measured.failure:
-        return
+    """Let an engine read its texts and note what it says of that, or that it died."""
     try:
         child.stdin.write("run\n")
         child.stdin.flush()
@@ -214,20 +120,30 @@ def run_once(child: "subprocess.Popen[str]", measured: Measured) -> None:
     measured.seconds.append(seconds)
 
 
+def run_in_new_process(engine: str, work: Workload, options: argparse.Namespace, measured: Measured) -> None:
+    """One round of an engine: its first run, which makes everything ready, is not counted."""
+    with started(engine, work, options) as child:
+        if engine != "naive":
+            run_once(child, Measured())
+        run_once(child, measured)
+
+
 def measure(work: Workload, options: argparse.Namespace, progress: Progress) -> dict[str, Measured]:
-    """Each engine in turn, the first round not counted; the naive way, which takes minutes, is run once only."""
-    measured = {engine: Measured() for engine in work.engines}
-    bar = progress.add_task(work.name, total=(1 + options.repeats) * len(work.engines))
-    with ExitStack() as stack:
-        children = {engine: stack.enter_context(started(engine, work, options)) for engine in work.engines}
-        for repeat in range(1 + options.repeats):
-            for engine, child in children.items():
-                if engine != "naive" or repeat == 1:
-                    run_once(child, measured[engine])
-                if repeat == 0:
-                    measured[engine].seconds.clear()
-                progress.advance(bar)
+    """Each engine in turn, as often as asked for; what failed is not tried again."""
+    measured = {engine: Measured() for engine in NAMES if _is_wanted(engine, work, options)}
+    bar = progress.add_task(work.name, total=options.repeats * len(measured))
+    for repeat in range(options.repeats):
+        for engine, of_engine in measured.items():
+            if not of_engine.failure and (engine != "naive" or repeat == 0):
+                run_in_new_process(engine, work, options, of_engine)
+            progress.advance(bar)
     return measured
+
+
+def _is_wanted(engine: str, work: Workload, options: argparse.Namespace) -> bool:
+    if options.engines:
+        return engine in options.engines
+    return engine in work.engines and (engine not in PEERS or options.peers is not None)
 
 
 def agreement(found: Measured, truth: Measured) -> str:
@@ -241,29 +157,35 @@ def agreement(found: Measured, truth: Measured) -> str:
 
 
 def table(work: Workload, measured: dict[str, Measured], peak: float) -> list[str]:
-    lines = [
+    """The workload in a line, and what each engine made of it."""
+    slow = statistics.median(measured["naive"].seconds or [math.nan]) if "naive" in measured else math.nan
+    rows = [_row(engine, work, measured, peak, slow) for engine in measured]
+    return [
         f"**{work.name[0].upper()}{work.name[1:]}**: {len(work.texts):,} documents, {work.tokens:,} tokens, "
         f"{work.flops / work.tokens / 1e6:.0f} MFLOP a token.",
         "",
-        "| engine | tokens/s | max / min | share of peak | times naive | memory, MB | agrees with ours |",
-        "|---|---|---|---|---|---|---|",
+        *page.table(COLUMNS, rows),
     ]
-    slow = statistics.median(measured["naive"].seconds or [math.nan]) if "naive" in measured else math.nan
-    for engine, of_engine in measured.items():
-        if of_engine.failure:
-            lines.append(f"| {NAMES[engine]} | {of_engine.failure} | | | | | |")
-            continue
-        median = statistics.median(of_engine.seconds)
-        share = f"{work.flops / median / peak:.0%}" if of_engine.entities is not None else ""
-        lines.append(
-            f"| {NAMES[engine]} | {work.tokens / median:,.0f} | {max(of_engine.seconds) / min(of_engine.seconds):.2f} "
-            f"| {share} | {slow / median:.1f} | {of_engine.memory / 1e6:,.0f} "
-            f"| {agreement(of_engine, measured[TRUTH]) if engine != TRUTH else ''} |"
-        )
-    return [*lines, ""]
+
+
+def _row(engine: str, work: Workload, measured: dict[str, Measured], peak: float, slow: float) -> list[str]:
+    of_engine = measured[engine]
+    if of_engine.failure:
+        return [NAMES[engine], of_engine.failure, "", "", "", "", ""]
+    median = statistics.median(of_engine.seconds)
+    return [
+        NAMES[engine],
+        f"{work.tokens / median:,.0f}",
+        f"{max(of_engine.seconds) / min(of_engine.seconds):.2f}" if len(of_engine.seconds) > 1 else "",
+        f"{work.flops / median / peak:.0%}" if of_engine.entities is not None else "",
+        f"{slow / median:.1f}",
+        f"{of_engine.memory / 1e6:,.0f}",
+        agreement(of_engine, measured.get(TRUTH, Measured())) if engine != TRUTH else "",
+    ]
 
 
 def draw(results: Sequence[tuple[Workload, dict[str, Measured]]], path: Path) -> None:
+    """A bar for every engine, a plot for every workload."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(len(results), 1, figsize=(8, 2.2 * len(results)), layout="constrained")
@@ -282,41 +204,40 @@ def draw(results: Sequence[tuple[Workload, dict[str, Measured]]], path: Path) ->
     figure.savefig(path, dpi=120)
 
 
-def write(lines: Sequence[str]) -> None:
-    """Replace what stands between the two marks of docs/performance.md."""
-    path = DOCS / "performance.md"
-    before, _, rest = path.read_text(encoding="utf-8").partition("<!-- tables -->\n")
-    _, _, after = rest.partition("<!-- end of tables -->\n")
-    path.write_text("".join([before, "<!-- tables -->\n", "\n".join(lines), "<!-- end of tables -->\n", after]))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, help="folder for models and logs")
-    for name in ("litbank", "laws", "wnut17", "encoder"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--trained", type=Path, help="a trained model of ours")
+    add_arguments(parser)
+    parser.add_argument("--laws", type=Path, help="laws.jsonl.gz; bert-base-chinese-vocab.txt lies beside it")
+    parser.add_argument("--wnut17", type=Path, help="wnut17.test.jsonl.gz, or other short texts")
+    parser.add_argument("--trained", type=Path, help="a trained model of ours; the demo's by default")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--scale", type=int, default=1, help="so many times the documents, for a fast device")
     parser.add_argument("--peers", help="a Python that has gliner and spaCy")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", nargs="+", help="names of workloads")
+    parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="names of workloads")
+    parser.add_argument("--engines", nargs="+", choices=NAMES, help="those of each workload by default")
     parser.add_argument("--write", action="store_true", help="put tables and picture into docs/")
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
+    disable_progress_bar()
     console = Console()
-    peak = best_product()
-    lines = [f"Best bf16 product of this machine: {peak / 1e9:,.0f} GFLOP/s on {torch.get_num_threads()} cores.", ""]
+    peak = best_product(options.device)
+    lines = [describe_peak(peak, options.device), ""]
+    console.print(lines[0])
     results = []
     with Progress(console=console) as progress:
-        for work in make_workloads(options):
-            if options.only and work.name not in options.only:
-                continue
+        for name in options.only:
+            work = make_workload(name, options)
             results.append((work, measure(work, options, progress)))
-            peak = max(peak, best_product())
-            lines += table(*results[-1], peak)
-    console.print("\n".join(lines), markup=False)
+            peak = max(peak, best_product(options.device))
+            of_work = table(*results[-1], peak)
+            lines += of_work
+            # At once, so that who stops the rest still has it.
+            console.print("\n".join(of_work), markup=False, soft_wrap=True)
     if options.write:
-        write(lines)
-        draw(results, DOCS / "images" / "performance.png")
+        lines[0] = describe_peak(peak, options.device)
+        page.write("tables", lines[:-1])
+        draw(results, page.DOCS / "images" / "performance.png")
 
 
 if __name__ == "__main__":

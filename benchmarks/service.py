@@ -18,7 +18,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
@@ -34,16 +36,24 @@ SMALL_DOCUMENTS = 30_000
 SMALL_TEXT = "a document of about one kilobyte " * 30
 
 
+@dataclass(frozen=True)
+class Worker:
+    """A worker process: its id, and the port of its metrics."""
+
+    pid: int
+    port: int
+
+
 @contextmanager
-def worker(redis_url: str, **settings: str) -> Iterator[int]:
-    """One real worker process, ready; gives the port of its metrics."""
+def worker(redis_url: str, errors: IO[str] | None = None, **settings: str) -> Iterator[Worker]:
+    """One real worker process, ready; `errors` takes what it says on standard error."""
     port = free_port()
     ours = {"GPNER_REDIS_URL": redis_url, "GPNER_METRICS_PORT": str(port), "PYTHONPATH": str(Path.cwd())}
     process = subprocess.Popen(
         [sys.executable, "-m", "worker.cli", "start"],
         env={**os.environ, **ours, **settings},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=errors or subprocess.DEVNULL,
     )
     try:
         while True:
@@ -54,7 +64,7 @@ def worker(redis_url: str, **settings: str) -> Iterator[int]:
                 if process.poll() is not None:
                     raise SystemExit("the worker did not start") from None
                 time.sleep(0.1)
-        yield port
+        yield Worker(process.pid, port)
     finally:
         process.terminate()
         process.wait(60)
@@ -96,8 +106,8 @@ def without_model(repeats: int) -> list[str]:
     with LocalRedis() as redis, Client(redis.url) as client:
         for _ in range(repeats):
             client.submit_many([SMALL_TEXT] * SMALL_DOCUMENTS)
-            with worker(redis.url, GPNER_ENGINE="tests.engines:load_noop", GPNER_MAX_HELD_TOKENS="200000") as port:
-                runs.append(drain(client, port))
+            with worker(redis.url, GPNER_ENGINE="tests.engines:load_noop", GPNER_MAX_HELD_TOKENS="200000") as reader:
+                runs.append(drain(client, reader.port))
     rates, worker_seconds, redis_seconds = zip(*runs, strict=True)
     costs = f"worker {min(worker_seconds) * 1e6:.1f} µs, Redis {min(redis_seconds) * 1e6:.1f} µs"
     rate, spread = statistics.median(rates), max(rates) / min(rates)

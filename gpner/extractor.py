@@ -17,9 +17,10 @@ from gpner.errors import ConfigError, DocumentError, OutOfMemoryError
 from gpner.model import GlobalPointerForEntities
 from gpner.packing import pack_by_length
 from gpner.peak import measure_peak_flops
-from gpner.prepacked import prepack_linears
+from gpner.prepacked import Int8Linear, multiplies_int8, prepack_linears
 from gpner.tokenization import TextTokenizer, TokenizedText, Window, entity_logits, merge_windows, to_entities
 
+Precision = Literal["auto", "int8"]
 # How many packs `extract_iter` reads ahead, so that there are neighbours in length to choose from.
 PACKS_AHEAD = 8
 # How torch says that memory is short where it has no error of its own for it: on the CPU, in CUDA's calls, in cuBLAS.
@@ -43,8 +44,8 @@ class Extractor:
         model: The model, already on its device.
         tokenizer: The tokenizer that it was trained with.
         model_name: What results call the model.
-        model_revision: The hash of the checkpoint's content, ending in -flat if `flat`; empty for a model that was not
-            read from one.
+        model_revision: The hash of the checkpoint's content, then -int8 in that precision and -flat if `flat`; empty
+            for a model that was not read from one.
         max_batch_tokens: Most tokens in one forward, special tokens included; a longer window is read alone.
         flat: Whether overlapping entities are reduced to the best ones.
 
@@ -83,24 +84,28 @@ class Extractor:
         path: str | Path,
         *,
         device: Literal["auto", "cpu", "cuda"] = "auto",
+        precision: Precision = "auto",
         max_batch_tokens: int = 4096,
         flat: bool = False,
     ) -> Self:
         """Load a trained model from its folder, in bf16 where the device computes in it and in fp32 elsewhere.
 
+        With precision int8, the linear layers of its encoder multiply in that, which changes one or two entities in a
+        hundred: hold it against the model as it is by `gpner.agreement.require_agreement` before it serves.
+
         Raises:
             CheckpointError: If the folder holds no such model.
-            ConfigError: If a device or a budget is out of range.
+            ConfigError: If a device, a precision or a budget is out of range, or the device cannot multiply in int8.
         """
         model, tokenizer = load_checkpoint(path)
         chosen = choose_device(device)
-        place(model, chosen)
+        place(model, chosen, precision)
         return cls(
             model,
             tokenizer,
             model_name=Path(path).resolve().name,
-            # With overlaps taken out its answers are others.
-            model_revision=checkpoint_revision(path) + "-flat" * flat,
+            # In int8, or with overlaps taken out, its answers are others.
+            model_revision=checkpoint_revision(path) + "-int8" * (precision == "int8") + "-flat" * flat,
             max_batch_tokens=max_batch_tokens,
             flat=flat,
         )
@@ -258,16 +263,27 @@ def choose_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def place(model: GlobalPointerForEntities, device: torch.device) -> None:
+def place(model: GlobalPointerForEntities, device: torch.device, precision: Precision = "auto") -> None:
     """Make a model ready for inference on a device; it can no longer be trained or saved.
 
-    The encoder gets the precision that the device computes in, on a CPU with bf16 its weights another layout too; the
-    head stays in fp32.
+    The encoder gets the precision that the device computes in, on a CPU with bf16 its weights another layout too, and
+    in int8 its linear layers multiply in that; the head stays in fp32.
+
+    Raises:
+        ConfigError: If there is no such precision, or the device cannot multiply in it.
     """
+    if precision not in ("auto", "int8"):
+        raise ConfigError(f"precision must be auto or int8, was: {precision}")
+    if precision == "int8" and (device.type != "cpu" or not multiplies_int8()):
+        raise ConfigError(
+            f"precision int8 needs a CPU with AVX512-VNNI or AMX, the model would run on: {device}; use precision auto"
+        )
     dtype = inference_dtype(device)
     torch.nn.Module.to(model, device)
     torch.nn.Module.to(model.encoder, dtype)
-    if device.type == "cpu" and dtype is torch.bfloat16:
+    if precision == "int8":
+        prepack_linears(model.encoder, Int8Linear)
+    elif device.type == "cpu" and dtype is torch.bfloat16:
         prepack_linears(model.encoder)
 
 

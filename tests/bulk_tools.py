@@ -16,7 +16,6 @@ import pyarrow
 from pyarrow import parquet
 from rich.console import Console
 
-from worker.bulk.dry_run import dry_run
 from worker.bulk.options import Options
 from worker.bulk.run import run
 from worker.cli import main
@@ -51,8 +50,7 @@ def told(output: Path | str, *inputs: Path | str, **options: Any) -> tuple[int, 
     words = io.StringIO()
     console = Console(file=words, width=200)
     wanted = Options([str(name) for name in inputs], str(output), **{"local": True, **options})
-    code = int(not dry_run(wanted, console)) if wanted.dry_run else run(wanted, console, console)
-    return code, words.getvalue()
+    return run(wanted, console, console), words.getvalue()
 
 
 def bulk_command(*arguments: object) -> list[str]:

@@ -47,7 +47,7 @@ class CapitalsEngine:
         self.model_revision = "0123456789ab"
         self.labels = ("WORD", "LONG")
         self.peak_flops = 1e9
-        self.max_batch_tokens = settings.max_batch_tokens
+        self.max_batch_tokens = settings.max_batch_tokens or 4096
         self.runs: list[list[str]] = []
         self._seconds_per_token = seconds_per_token
         self._memory_tokens = memory_tokens

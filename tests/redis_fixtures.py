@@ -7,6 +7,7 @@ import pytest
 from redis import Redis
 
 from tests.consumers import LEASE_SECONDS, Join
+from tests.workers import immortal_keys
 from worker.connection import connect
 from worker.local_redis import LocalRedis
 from worker.protocol import Keys
@@ -23,11 +24,11 @@ def redis_server() -> Iterator[LocalRedis]:
 
 @pytest.fixture
 def settings(redis_server: LocalRedis, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings of a service on the test server, whatever stands in the environment."""
+    """Settings of a service on the test server, whatever stands in the environment; no search for the best batch."""
     for name in os.environ:
         if name.startswith(ENV_PREFIX):
             monkeypatch.delenv(name)
-    return Settings(redis_url=redis_server.url, namespace="test:")
+    return Settings(redis_url=redis_server.url, namespace="test:", max_batch_tokens=4096)
 
 
 @pytest.fixture
@@ -42,6 +43,17 @@ def redis(settings: Settings) -> Iterator[Redis]:
     immortal = {key.decode() for key in connection.scan_iter() if connection.ttl(key) == -1}
     connection.close()
     assert immortal <= {*keys.streams, keys.dead}, "keys without a time to live"
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Redis]:
+    """The same for tests with a worker process, whose Celery notes its queues there for ever."""
+    connection = connect(settings.redis_url)
+    connection.flushall()
+    yield connection
+    connection.close()
+    keys = Keys(settings.namespace)
+    assert immortal_keys(settings) <= {*keys.streams, keys.dead}, "keys without a time to live"
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import pytest
 from celery.app.defaults import DEFAULTS
 
 from gpner.errors import ConfigError
+from tests.engines import CapitalsEngine
 from tests.workers import ROOT
 from worker.app import PumpStep, app, celery_configuration
+from worker.budget import ORDINARY_TOKENS
 from worker.engine import load_engine
 from worker.settings import Settings
 
@@ -41,3 +43,20 @@ def test_the_app_loads_no_torch_before_a_gpu_is_claimed() -> None:
 def test_an_engine_that_is_not_there_is_named(settings: Settings, engine: str) -> None:
     with pytest.raises(ConfigError, match=f"GPNER_ENGINE must name a function as module:function, was: {engine}"):
         load_engine(settings.model_copy(update={"engine": engine}))
+
+
+def load_without_a_size(settings: Settings) -> CapitalsEngine:
+    engine = CapitalsEngine(settings)
+    engine.max_batch_tokens = settings.max_batch_tokens
+    return engine
+
+
+def test_an_engine_that_leaves_the_size_of_batches_to_the_settings_gets_an_ordinary_one(settings: Settings) -> None:
+    engine = "tests.test_app:load_without_a_size"
+
+    sizes = [
+        load_engine(settings.model_copy(update={"engine": engine, "max_batch_tokens": given})).max_batch_tokens
+        for given in (0, 70)
+    ]
+
+    assert sizes == [ORDINARY_TOKENS, 70]

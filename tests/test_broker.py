@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 import pytest
 import redis
 from celery.app.task import Context
+from kombu import Connection
+from kombu.simple import SimpleQueue
 from redis import Redis
 
 from tests.callers import call, celery_app, ended
-from tests.workers import WorkerProcess, immortal_keys, wait_until
+from tests.workers import DurableRedis, WorkerProcess, immortal_keys, wait_until
 from worker import broker
 from worker.connection import connect
-from worker.local_redis import LocalRedis
+from worker.local_redis import LocalRedis, free_port
 from worker.protocol import Keys
 from worker.settings import RedisUrl, Settings
 
@@ -100,7 +103,6 @@ def test_a_worker_whose_connections_break_while_redis_refuses_to_write_gets_new_
     begin, end = REFUSALS[refusal]
     with WorkerProcess(own, "load_capitals", tmp_path / "log") as worker:
         worker.wait_until_ready()
-        wait_until(lambda: " ready." in worker.log.read_text())
         store.execute_command(*begin.split())
         for kind in ("normal", "pubsub"):
             store.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
@@ -201,7 +203,6 @@ def test_what_is_no_message_is_counted_and_deleted_and_the_worker_goes_on(
 ) -> None:
     with WorkerProcess(own, "load_capitals", tmp_path / "log") as worker:
         worker.wait_until_ready()
-        wait_until(lambda: " ready." in worker.log.read_text())
         for message in HOSTILE.values():
             store.lpush("test:tasks", message)
             store.publish("test:/0.celery.pidbox", message)
@@ -240,6 +241,29 @@ def test_an_answer_that_a_chord_waits_for_is_counted_when_redis_has_memory_again
         counted.result(10)
 
     assert [store.zcard(key) for key in store.scan_iter("test:celery-taskset-meta-*")] == [1]
+
+
+@pytest.mark.parametrize("end", ["ack", "requeue"])
+def test_a_message_that_ends_while_redis_is_away_ends_when_it_is_back(tmp_path: Path, worker: None, end: str) -> None:
+    server = DurableRedis(tmp_path, free_port())
+    server.start()
+    with (
+        Connection(server.url, transport="worker.broker:Transport") as connection,
+        SimpleQueue(connection, "calls") as queue,
+        Redis.from_url(server.url) as store,
+        ThreadPoolExecutor() as pool,
+    ):
+        queue.put("one")
+        message = queue.get(timeout=10)
+        assert store.hlen("unacked") == 1
+        server.stop()
+        ended = pool.submit(getattr(message, end))
+        time.sleep(0.1)
+        server.start()
+        ended.result(20)
+
+        assert (store.hlen("unacked"), store.llen("calls")) == (0, end == "requeue")
+    server.kill()
 
 
 def test_a_program_that_is_no_worker_does_not_wait(redis_server: LocalRedis) -> None:

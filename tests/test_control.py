@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from redis import Redis
 from gpner.checkpoint import checkpoint_revision, save_checkpoint
 from tests.engines import CapitalsEngine
 from tests.models import tiny_text_model
-from tests.workers import ROOT, WorkerProcess, immortal_keys, wait_until
+from tests.workers import ROOT, WorkerProcess, wait_until
 from worker.client import Client
-from worker.connection import connect
 from worker.protocol import Keys
 from worker.pump import Pump
 from worker.settings import Settings
@@ -27,16 +25,6 @@ pytestmark = pytest.mark.integration
 KEYS = Keys("test:")
 # So slow, with so much held, that whatever an operator does comes in the middle.
 SLOW = {"max_batch_tokens": 5, "max_held_tokens": 400, "drain_seconds": 0}
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Redis]:
-    """The empty test server; afterwards only streams, and what Celery's transport needs, may live for ever."""
-    connection = connect(settings.redis_url)
-    connection.flushall()
-    yield connection
-    connection.close()
-    assert immortal_keys(settings) <= {*KEYS.streams, KEYS.dead}
 
 
 def tell(settings: Settings, command: str, **arguments: str) -> dict[str, str]:
@@ -81,6 +69,7 @@ def test_a_drain_finishes_all_that_is_held_however_long_it_takes_and_ends_the_pr
     settings: Settings, store: Redis, tmp_path: Path
 ) -> None:
     with Client(settings) as client, WorkerProcess(settings, "load_slow", tmp_path / "log", **SLOW) as worker:
+        worker.wait_until_ready()
         client.submit_many(["one TWO three"] * 60)
         wait_until(lambda: results(store))
         held = store.xpending(KEYS.normal, KEYS.group)["pending"]

@@ -12,8 +12,10 @@ from gpner.checkpoint import checkpoint_revision, save_checkpoint
 from gpner.entities import Extraction
 from gpner.errors import ConfigError, DocumentError
 from gpner.extractor import Extractor, place
+from gpner.prepacked import Int8Linear, multiplies_int8
 from tests.models import tiny_text_model
 
+needs_int8 = pytest.mark.skipif(not multiplies_int8(), reason="needs a CPU that multiplies int8 exactly")
 WORDS = [
     "Ann",
     "met",
@@ -107,9 +109,10 @@ def test_a_document_in_windows_equals_the_same_document_whole_where_it_fits_one_
         assert same(in_windows, at_once)
 
 
-def test_in_the_precision_of_use_too_a_batch_changes_nothing(wordpiece_tokenizer, extractor):
+@pytest.mark.parametrize("precision", ["auto", pytest.param("int8", marks=needs_int8)])
+def test_in_the_precisions_of_use_too_a_batch_changes_nothing(wordpiece_tokenizer, extractor, precision):
     placed = copy.deepcopy(extractor.model)
-    place(placed, torch.device("cpu"))
+    place(placed, torch.device("cpu"), precision)
     in_use = Extractor(placed, wordpiece_tokenizer, model_name="tiny")
     texts = [long_text(n, seed=n) for n in (1, 3, 10, 60, 60, 200, 17, 5)]
 
@@ -161,15 +164,33 @@ def test_a_saved_model_extracts_the_same_to_the_bit(tmp_path, wordpiece_tokenize
     assert loaded.extract([long_text(200)]) == original.extract([long_text(200)])
 
 
+@needs_int8
+def test_int8_finds_what_is_clear_cut_and_its_answers_say_what_they_are(tmp_path, wordpiece_tokenizer, extractor):
+    save_checkpoint(extractor.model, wordpiece_tokenizer, tmp_path / "model")
+    in_int8 = Extractor.from_pretrained(tmp_path / "model", device="cpu", precision="int8", flat=True)
+    text = long_text(100)
+
+    (expected,), (found,) = (list(each.candidates([text], -40.0)) for each in (extractor, in_int8))
+
+    assert len(expected) > 100
+    assert found == pytest.approx(expected, abs=0.25)  # of logits between -2 and 5
+    assert any(isinstance(module, Int8Linear) for module in in_int8.model.modules())
+    assert in_int8.model_revision == checkpoint_revision(tmp_path / "model") + "-int8-flat"
+
+
 def test_a_text_that_is_not_unicode_is_refused(extractor):
     with pytest.raises(DocumentError, match="lone surrogate"):
         extractor.extract(["bad \ud800 text"])
 
 
-def test_an_unknown_device_or_budget_is_refused(tmp_path, wordpiece_tokenizer, extractor):
+def test_an_unknown_device_budget_or_precision_is_refused(tmp_path, wordpiece_tokenizer, extractor):
     save_checkpoint(extractor.model, wordpiece_tokenizer, tmp_path)
 
     with pytest.raises(ConfigError, match="device must be auto, cpu or cuda, was: tpu"):
         Extractor.from_pretrained(tmp_path, device="tpu")
     with pytest.raises(ConfigError, match="max_batch_tokens must be at least 1, was: 0"):
         Extractor.from_pretrained(tmp_path, device="cpu", max_batch_tokens=0)
+    with pytest.raises(ConfigError, match="precision must be auto or int8, was: int4"):
+        Extractor.from_pretrained(tmp_path, device="cpu", precision="int4")
+    with pytest.raises(ConfigError, match="int8 needs a CPU with AVX512-VNNI or AMX, the model would run on: cuda"):
+        place(extractor.model, torch.device("cuda"), "int8")

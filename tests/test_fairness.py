@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from redis import Redis
 
 from tests.consumers import add
 from tests.workers import WorkerProcess, wait_until
-from worker.connection import connect
 from worker.protocol import Keys
 from worker.queue import DocumentQueue
 from worker.settings import Settings
@@ -66,15 +64,6 @@ def test_without_more_urgent_documents_the_others_have_all_reads(queue: Document
     add(queue, 20, KEYS.bulk)
 
     assert [len(queue.read(5, 0)) for _ in range(5)] == [5, 5, 5, 5, 0]
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Redis]:
-    connection = connect(settings.redis_url)
-    connection.flushall()
-    yield connection
-    connection.flushall()
-    connection.close()
 
 
 @pytest.mark.integration

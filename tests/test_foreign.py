@@ -4,15 +4,13 @@ import json
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 
-from tests.workers import ROOT, WorkerProcess, immortal_keys, wait_until
-from worker.connection import connect
+from tests.workers import ROOT, WorkerProcess, wait_until
 from worker.protocol import Keys
 from worker.settings import Settings
 
@@ -36,16 +34,6 @@ def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
         pytest.skip(f"npm could not install {' and '.join(PACKAGES)}")
     return folder / "node_modules"
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Redis]:
-    """The empty test server; afterwards only streams, and what Celery's transport needs, may live for ever."""
-    connection = connect(settings.redis_url)
-    connection.flushall()
-    yield connection
-    connection.close()
-    assert immortal_keys(settings) <= {*KEYS.streams, KEYS.dead}
 
 
 def node(node_modules: Path, settings: Settings, program: str, *arguments: str) -> "subprocess.Popen[str]":

@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerFast
 from gpner.extractor import Extractor
 from tests.engines import CapitalsEngine, Run, Words, extract
 from tests.models import tiny_text_model
+from worker.blame import PROBE
 from worker.budget import MIN_TOKENS, TokenBudget
 from worker.engine import Engine
-from worker.forwarding import PROBE, Forwarded, Forwarder
+from worker.forwarding import Forwarded, Forwarder
 from worker.held import Held
 from worker.metrics import Metrics
 from worker.outcomes import Done, Failed
@@ -207,6 +208,30 @@ def test_a_model_that_runs_out_of_memory_gets_smaller_packs_and_nothing_of_the_f
         f"{number}-0": extraction for number, extraction in enumerate(unlimited)
     }
     assert MIN_TOKENS <= budget.tokens <= 1500
+    assert max(alive) == 0
+
+
+def test_nothing_of_a_failed_run_stays_while_its_culprit_is_looked_for(
+    wordpiece_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    model = tiny_text_model(wordpiece_tokenizer)
+    inputs: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def remember_and_fail(module: torch.nn.Module, arguments: tuple[torch.Tensor, list[int]]) -> None:
+        alive.append(sum(reference() is not None for reference in inputs))
+        inputs.append(weakref.ref(arguments[0]))
+        if len(arguments[0]) > 100:
+            raise RuntimeError("a fault of long runs")
+
+    model.register_forward_pre_hook(remember_and_fail)
+    extractor = Extractor(model, wordpiece_tokenizer, model_name="tiny")
+    texts = ["Ann met the mayor of Lisbon. " * 5] * 8
+
+    forwarded = forwarder(extractor, TokenBudget(4096)).run(hold(extractor, texts))
+
+    assert done(forwarded)
+    assert not failed(forwarded)
     assert max(alive) == 0
 
 

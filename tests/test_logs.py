@@ -4,7 +4,6 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,13 @@ import pytest
 from kombu import Connection
 from redis import Redis
 
-from tests.workers import WorkerProcess, immortal_keys, wait_until
-from worker.connection import connect
+from tests.workers import WorkerProcess, wait_until
 from worker.logs import CelerysWords, JsonFormatter, settings_lines
 from worker.protocol import Keys
 from worker.settings import Settings
 
 KEYS = Keys("test:")
 MARK = "SECRETWORD"
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Redis]:
-    connection = connect(settings.redis_url)
-    connection.flushall()
-    yield connection
-    connection.close()
-    assert immortal_keys(settings) <= {*KEYS.streams, KEYS.dead}
 
 
 def record(message: str, *arguments: Any, logger: str = "worker", **more: Any) -> logging.LogRecord:

@@ -3,7 +3,6 @@
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from transformers import PreTrainedTokenizerFast
 from gpner.checkpoint import save_checkpoint
 from tests.models import tiny_text_model
 from tests.workers import WorkerProcess, wait_until
-from worker.connection import connect
 from worker.protocol import Keys
 from worker.settings import Settings
 
@@ -24,15 +22,6 @@ BACKLOG = 200_000
 MEGABYTE = 1_000_000
 # The longest document that settings allow, in words of five characters.
 LONGEST = "word " * 1_000_000
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Redis]:
-    connection = connect(settings.redis_url)
-    connection.flushall()
-    yield connection
-    connection.flushall()
-    connection.close()
 
 
 def peak_bytes(worker: WorkerProcess) -> int:
@@ -106,7 +95,7 @@ def test_the_longest_document_of_all_is_read_by_a_real_model_in_bounded_memory(
     save_checkpoint(
         tiny_text_model(wordpiece_tokenizer, thresholds=[8.0, 8.0]), wordpiece_tokenizer, tmp_path / "model"
     )
-    options = {"model": tmp_path / "model", "cpu_threads": 1}
+    options = {"model": tmp_path / "model", "cpu_threads": 1, "max_batch_tokens": 4096}
 
     with WorkerProcess(settings, "worker.engine:load_extractor", tmp_path / "log", **options) as worker:
         worker.wait_until_ready()

@@ -73,6 +73,7 @@ def test_a_worker_counts_what_it_does(settings: Settings, redis: Redis) -> None:
     assert found["gpner_batch_documents_sum",] >= 3
     assert found["gpner_batch_tokens_sum",] >= 4
     assert found["gpner_batch_fill_ratio_count",] > 0
+    assert found["gpner_max_batch_tokens",] == 4096
     assert found["gpner_queue_depth", KEYS.normal] == 0
     assert found["gpner_queue_oldest_age_seconds", KEYS.normal] == 0
     assert found["gpner_document_windows_sum",] == 3

@@ -4,7 +4,7 @@ import json
 import random
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ import pytest
 from redis import Redis
 
 from tests.engines import extract
-from tests.workers import WorkerProcess, immortal_keys, wait_until
+from tests.workers import WorkerProcess, wait_until
 from worker.client import Client
-from worker.connection import connect
 from worker.protocol import Keys
 from worker.results import DeadLetter
 from worker.settings import Settings
@@ -25,16 +24,6 @@ pytestmark = pytest.mark.integration
 KEYS = Keys("test:")
 LONGEST = 100_000
 COUNT = 1000
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Redis]:
-    """The empty test server; afterwards only streams, and what Celery notes, may live for ever."""
-    connection = connect(settings.redis_url)
-    connection.flushall()
-    yield connection
-    connection.close()
-    assert immortal_keys(settings) <= {*KEYS.streams, KEYS.dead}
 
 
 def nothing_is_left(store: Redis) -> bool:

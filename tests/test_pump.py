@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from gpner.errors import ServiceError
+from gpner.errors import OutOfMemoryError, ServiceError
 from tests.consumers import take_over
 from tests.engines import CapitalsEngine, extract, load_capitals, load_late, load_named, load_slow, load_small_memory
 from tests.workers import wait_until
@@ -20,6 +21,7 @@ from worker.queue import DocumentQueue
 from worker.settings import Settings
 
 KEYS = Keys("test:")
+SMALL = {"max_batch_tokens": 5, "max_held_tokens": 4096}
 
 
 @contextmanager
@@ -73,6 +75,20 @@ def test_hundreds_of_documents_come_back_each_with_its_own_entities(settings: Se
         answers = list(client.extract_many(texts))
 
     assert [answer.entities for answer in answers] == [extract(text).entities for text in texts]
+
+
+def test_a_document_whose_delivery_was_cut_off_is_done_without_waiting_for_the_lease(
+    settings: Settings, redis: Redis
+) -> None:
+    with running(settings, lease_seconds=3600) as pump:
+        wait_until(lambda: pump.state == "reading")
+        delivered = redis.pipeline()
+        delivered.xadd(KEYS.normal, {"id": "1", "text": "ADA"})
+        delivered.xreadgroup(KEYS.group, pump.consumer, {KEYS.normal: ">"})
+        delivered.execute()
+        redis.client_kill_filter(_type="normal", skipme=True)
+
+        assert result(redis, "1")["status"] == "done"
 
 
 def test_only_the_labels_that_a_document_asks_for_come_back(settings: Settings, redis: Redis) -> None:
@@ -260,7 +276,7 @@ def test_a_paused_pump_finishes_what_it_holds_and_reads_no_more(settings: Settin
 
 def test_an_operators_drain_takes_all_the_time_that_it_needs(settings: Settings, redis: Redis) -> None:
     done = threading.Event()
-    with Client(settings) as client, running(settings, load_slow, max_batch_tokens=5, drain_seconds=0) as pump:
+    with Client(settings) as client, running(settings, load_slow, **SMALL, drain_seconds=0) as pump:
         client.submit_many(["one two three"] * 20)
         wait_until(lambda: pump.info()["documents_held"] == 20)
 
@@ -315,6 +331,69 @@ def test_a_reload_neither_ends_a_pause_nor_forgets_the_setting(settings: Setting
 
         wait_until(lambda: pump.info()["model"] == "set")
         wait_until(lambda: pump.state == "paused")
+
+
+class NamedAfterItsSize(CapitalsEngine):
+    """Its model's name is how many tokens a batch should hold; the device has room for 2,000."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.max_batch_tokens = int(settings.model)
+
+    def warm_up(self) -> None:
+        if self.max_batch_tokens > 2000:
+            raise OutOfMemoryError(f"2000 tokens fit, was: {self.max_batch_tokens}")
+
+
+def test_batches_are_as_large_as_suits_the_model_unless_the_operator_says_how_large(
+    settings: Settings, redis: Redis
+) -> None:
+    def batch_tokens(**overrides: int) -> list[int]:
+        sizes = []
+        with running(settings, NamedAfterItsSize, model="700", **overrides) as pump:
+            wait_until(lambda: pump.state == "reading")
+            sizes.append(pump.info()["batch_tokens"])
+            pump.reload("300")
+            reloaded(pump)
+            sizes.append(pump.info()["batch_tokens"])
+        return sizes
+
+    assert batch_tokens(max_batch_tokens=0) == [700, 300]
+    assert batch_tokens(max_batch_tokens=0, max_held_tokens=500) == [500, 300]
+    assert batch_tokens(max_batch_tokens=40) == [40, 40]
+
+
+def test_a_worker_holds_about_four_batches_of_its_model(settings: Settings, redis: Redis) -> None:
+    def load(settings: Settings) -> CapitalsEngine:
+        engine = CapitalsEngine(settings, seconds_per_token=0.005)
+        engine.max_batch_tokens = 10
+        return engine
+
+    held = []
+    with Client(settings) as client, running(settings, load, max_batch_tokens=0) as pump:
+        client.submit_many(["one two three"] * 60)
+        while not everything_is_finished(redis):
+            held.append(pump.info()["documents_held"])
+            time.sleep(0.01)
+
+    assert 0 < max(held) < 20
+
+
+def test_a_batch_that_no_longer_fits_is_halved_and_one_that_was_asked_for_is_refused(
+    settings: Settings, redis: Redis
+) -> None:
+    with running(settings, NamedAfterItsSize, model="700", max_batch_tokens=0) as pump:
+        wait_until(lambda: pump.state == "reading")
+        pump.reload("5000")
+        outcomes = [reloaded(pump)["outcome"]]
+        halved = pump.info()["batch_tokens"]
+    with running(settings, NamedAfterItsSize, model="700", max_batch_tokens=700) as pump:
+        wait_until(lambda: pump.state == "reading")
+        pump.reload("5000")
+        outcomes.append(reloaded(pump)["outcome"])
+
+    assert halved == 1250
+    assert outcomes == ["done", "failed"]
 
 
 def test_one_reload_at_a_time_and_none_while_draining(settings: Settings, redis: Redis) -> None:

@@ -15,7 +15,6 @@ from gpner.errors import CheckpointError
 from tests.models import tiny_text_model
 from tests.workers import WorkerProcess, wait_until
 from worker.client import Client
-from worker.connection import connect
 from worker.demo.model import demo_model
 from worker.demo.run import read_documents
 from worker.settings import Settings
@@ -27,15 +26,6 @@ WORKERS = "worker.engine:load_extractor"
 SAME = {"status", "entities", "tokens", "windows", "revision"}
 # Workers, and tokens of a pack. Each reads the documents twice, in different orders.
 WAYS = [(1, 4096), (3, 512)]
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Redis]:
-    connection = connect(settings.redis_url)
-    connection.flushall()
-    yield connection
-    connection.flushall()
-    connection.close()
 
 
 def texts_of_all_lengths() -> list[str]:

@@ -1,10 +1,12 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_settings import BaseSettings
 
 from gpner.errors import ConfigError
-from worker.settings import ENV_PREFIX, Settings, hide_password, load_settings
+from worker.settings import ENV_PREFIX, Settings, cache_folder, hide_password, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +50,7 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name(monkeypatch: pytes
     ("name", "value", "message"),
     [
         ("MAX_BATCH_TOKENS", "many", "GPNER_MAX_BATCH_TOKENS must be a valid integer"),
-        ("MAX_BATCH_TOKENS", "0", "greater than or equal to 1, was: '0'"),
-        ("MAX_BATCH_TOKENS", "50000", "GPNER_MAX_HELD_TOKENS must be at least GPNER_MAX_BATCH_TOKENS"),
+        ("MAX_BATCH_TOKENS", "-1", "greater than or equal to 0, was: '-1'"),
         ("DEVICE", "tpu", "GPNER_DEVICE must be 'auto', 'cpu' or 'cuda', was: 'tpu'"),
         ("NAMESPACE", "my keys*", "GPNER_NAMESPACE must match"),
         ("REDIS_URL", "http://localhost", "GPNER_REDIS_URL must begin with redis://"),
@@ -66,6 +67,29 @@ def test_a_value_out_of_its_range_is_one_line(
 
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_worker_holds_a_batch_at_least_where_both_are_set() -> None:
+    load_settings(max_batch_tokens=50_000)
+    load_settings(max_held_tokens=100)
+    with pytest.raises(ConfigError, match="GPNER_MAX_HELD_TOKENS must be at least GPNER_MAX_BATCH_TOKENS, was: 100 < "):
+        load_settings(max_batch_tokens=50_000, max_held_tokens=100)
+
+
+def test_int8_needs_a_text_to_be_compared_on_and_nothing_else_does() -> None:
+    assert load_settings(precision="int8", agree_on="letters.txt").precision == "int8"
+    for one in ({"precision": "int8"}, {"agree_on": "letters.txt"}):
+        with pytest.raises(ConfigError, match="GPNER_PRECISION=int8 and GPNER_AGREE_ON must be set together, were: "):
+            load_settings(**one)
+
+
+def test_the_cache_is_where_the_user_keeps_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == Path("/home/ada/.cache/gpner")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/ada")
+    assert cache_folder() == Path("/var/cache/ada/gpner")
 
 
 def test_the_password_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,24 @@ def test_a_released_entry_is_there_at_once_and_its_delivery_did_not_count(queue:
     assert pending(queue)[kept.entry_id] == "ada"
 
 
+def test_entries_whose_delivery_was_not_answered_are_handed_back_and_none_else(
+    queue: DocumentQueue, join: Join
+) -> None:
+    other = join("bob")
+    add(queue, ENTRIES_PER_SCRIPT + 4)
+    lost = queue.read(ENTRIES_PER_SCRIPT + 1, 0)
+    kept, *_ = queue.read(1, 0)
+    others, *_ = other.read(1, 0)
+
+    assert queue.release_unknown(lambda entry: entry.entry_id == kept.entry_id) == len(lost)
+
+    taken = take_over(other, len(lost) + 2)
+    assert [(entry.entry_id, entry.deliveries) for entry in taken] == [(entry.entry_id, 1) for entry in lost]
+    assert pending(queue)[kept.entry_id] == "ada"
+    assert pending(queue)[others.entry_id] == "bob"
+    assert queue.release_unknown(lambda entry: entry.entry_id == kept.entry_id) == 0
+
+
 def test_releasing_what_another_took_over_changes_nothing(queue: DocumentQueue, join: Join) -> None:
     add(queue)
     entries = queue.read(1, 0)

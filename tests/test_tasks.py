@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from redis import Redis
 from gpner.errors import DocumentError
 from tests.callers import call, celery_app, ended
 from tests.consumers import add, done
-from tests.workers import ROOT, DurableRedis, WorkerProcess, immortal_keys, wait_until
+from tests.workers import ROOT, DurableRedis, WorkerProcess, wait_until
 from worker.app import app
 from worker.broker import Request, working
 from worker.client import Client
@@ -33,16 +32,6 @@ from worker.tasks import MAX_DOCUMENTS, Call, extract
 
 KEYS = Keys("test:")
 TEXTS = [f"NUMBER {number} three" for number in range(10)]
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Redis]:
-    """The empty test server; afterwards only streams, and what Celery's transport needs, may live for ever."""
-    connection = connect(settings.redis_url)
-    connection.flushall()
-    yield connection
-    connection.close()
-    assert immortal_keys(settings) <= {*KEYS.streams, KEYS.dead}
 
 
 def done_documents(store: Redis) -> int:
@@ -178,9 +167,10 @@ def test_a_call_that_waited_for_a_thread_until_its_time_was_over_is_handed_back(
         content_type="application/json",
         content_encoding="utf-8",
     )
-    # The one of this app: a shared task goes by whichever app came last.
-    task = app.tasks[extract.name]
-    request = Request(message, app=app, task=task, on_reject=lambda _logger, _errors, again: rejections.append(again))
+    app.set_current()  # as in a worker, where it is the only one
+    request = Request(
+        message, app=app, task=extract, on_reject=lambda _logger, _errors, again: rejections.append(again)
+    )
     monkeypatch.setitem(app.conf.broker_transport_options, "visibility_timeout", 0.1)
     time.sleep(0.1)
     working.set()
@@ -202,8 +192,7 @@ def test_calls_in_flight_survive_redis_stopped_and_killed(
     server.start()
     request.addfinalizer(server.kill)
     durable = settings.model_copy(update={"redis_url": RedisUrl(server.url)})
-    # Documents whose reading Redis noted before it was killed, but did not answer, come again after a lease.
-    options = {"max_batch_tokens": 5, "max_held_tokens": 40, "lease_seconds": 3}
+    options = {"max_batch_tokens": 5, "max_held_tokens": 40}
     with (
         connect(durable.redis_url) as store,
         WorkerProcess(durable, "load_slow", tmp_path / "log", **options) as worker,

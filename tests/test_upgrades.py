@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from redis import Redis
 from tests.consumers import wait_out_the_lease
 from tests.workers import WorkerProcess, wait_until
 from worker.client import Client
-from worker.connection import connect
 from worker.dead import DeadLetters
 from worker.protocol import Keys
 from worker.queue import RELEASED_MILLISECONDS
@@ -30,15 +28,6 @@ FIRST_LETTER = (
     b'{"v":1,"reason":{"type":"DocumentError","message":"v must be 1"},"deliveries":1,"entry":{"stream":'
     b'"test:documents:bulk","id":"5-0","encoding":"utf-8","fields":{"id":"seven","text":"ADA","v":"1"}}}'
 )
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Redis]:
-    connection = connect(settings.redis_url)
-    connection.flushall()
-    yield connection
-    connection.flushall()
-    connection.close()
 
 
 def result(store: Redis, name: str) -> Any:

@@ -1,6 +1,5 @@
 """A worker never stands still silently: what counts as standing still, and what is seen of it from outside."""
 
-from collections.abc import Iterator
 from contextlib import suppress
 from http.client import IncompleteRead
 from pathlib import Path
@@ -9,7 +8,6 @@ import pytest
 from redis import Redis
 
 from tests.workers import WorkerProcess
-from worker.connection import connect
 from worker.protocol import Keys
 from worker.settings import Settings
 from worker.watch import LOADING_PACKS, PATIENCE_SECONDS, Watch
@@ -101,15 +99,6 @@ def test_an_intake_that_does_not_come_round_is_a_standstill_unless_its_time_is_o
     world.watch.stopped_reading()
 
     assert world.standing_still_after(1000 * DEADLINE) is None
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Redis]:
-    connection = connect(settings.redis_url)
-    connection.flushall()
-    yield connection
-    connection.flushall()
-    connection.close()
 
 
 def livez_at_the_end(worker: WorkerProcess) -> tuple[int, str]:

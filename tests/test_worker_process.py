@@ -6,14 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 
-from tests.workers import ROOT, DurableRedis, WorkerProcess, immortal_keys, wait_until
+from tests.workers import ROOT, DurableRedis, WorkerProcess, wait_until
 from worker.client import Client
 from worker.connection import connect
 from worker.protocol import Keys
@@ -24,16 +23,6 @@ pytestmark = pytest.mark.integration
 KEYS = Keys("test:")
 # A worker that was killed is replaced within a second.
 SHORT_LEASE = {"lease_seconds": 0.9, "max_batch_tokens": 20, "max_held_tokens": 80}
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Redis]:
-    """The empty test server; afterwards only streams, and what Celery notes, may live for ever."""
-    connection = connect(settings.redis_url)
-    connection.flushall()
-    yield connection
-    connection.close()
-    assert immortal_keys(settings) <= {*KEYS.streams, KEYS.dead}
 
 
 def results(store: Redis) -> dict[str, Any]:

@@ -92,11 +92,14 @@ class WorkerProcess:
             return 0, ""
 
     def wait_until_ready(self) -> Self:
-        wait_until(
-            lambda: self._process.poll() is not None or (self.port and self.get("/readyz")[0] == 200), START_SECONDS
-        )
+        """Return when it takes documents, calls and commands."""
+        wait_until(lambda: self._process.poll() is not None or self._is_ready(), START_SECONDS)
         assert self._process.poll() is None, self.log.read_text()
         return self
+
+    def _is_ready(self) -> bool:
+        # Celery says so when it hears commands.
+        return bool(self.port and self.get("/readyz")[0] == 200 and " ready." in self.log.read_text())
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples of that name that carry these labels."""

@@ -111,12 +111,12 @@ class QoS(kombu_redis.QoS):
             raise
 
     def ack(self, delivery_tag: str) -> None:
-        """Forget one that is done."""
-        until_taken(super().ack, delivery_tag)
+        """Forget one that is done: else it would come again after its visibility timeout."""
+        through_outages(super().ack, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Forget one, or put it back."""
-        until_taken(super().reject, delivery_tag, requeue)
+        through_outages(super().reject, delivery_tag, requeue)
 
     def restore_visible(self, *arguments: Any, **options: Any) -> None:
         """Put back those of dead workers."""

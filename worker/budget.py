@@ -1,9 +1,11 @@
-"""How many tokens a batch may hold: what the operator set, less after the device ran out of memory."""
+"""How many tokens a batch may hold: what was set or suits the model, less after the device ran out of memory."""
 
 import logging
 
 logger = logging.getLogger(__name__)
 
+# For an engine that does not say, and until the model is there.
+ORDINARY_TOKENS = 4096
 # Below this a smaller batch helps no more: it is one window of an ordinary encoder.
 MIN_TOKENS = 512
 # Clean batches between two steps up, and the size of a step. Slow, because each wrong guess costs a failed forward.
@@ -15,10 +17,14 @@ class TokenBudget:
     """The most tokens in one batch. Written by the forward thread alone, read by others.
 
     Args:
-        max_tokens: What the operator set; the budget starts there and never passes it.
+        max_tokens: The budget starts there and never passes it.
     """
 
     def __init__(self, max_tokens: int) -> None:
+        self.start_again(max_tokens)
+
+    def start_again(self, max_tokens: int) -> None:
+        """Forget what was, for another model."""
         self.max_tokens = max_tokens
         self.tokens = max_tokens
         self._clean_runs = 0

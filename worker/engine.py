@@ -6,11 +6,13 @@ with an engine of a few lines, and so that a new release of the model changes no
 
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 from gpner.entities import Extraction
 from gpner.errors import ConfigError
-from worker.settings import Settings
+from worker.budget import ORDINARY_TOKENS
+from worker.settings import Settings, cache_folder
 
 
 class Tokenized(Protocol):
@@ -53,7 +55,8 @@ class Engine(Protocol):
         model_name: What results call the model.
         model_revision: A short hash of its content, so that results of a model and of its successor can be told apart.
         labels: The labels it knows.
-        max_batch_tokens: Most tokens in one forward. The worker lowers it when the device runs out of memory.
+        max_batch_tokens: Most tokens in one forward; once loaded what suits the engine, 0 if it does not know. A number
+            that the operator set wins, and the worker lowers it when the device runs out of memory.
         peak_flops: What the device does on large matrix products, in operations a second, known after `warm_up`; 0 if
             the engine does not know.
     """
@@ -84,8 +87,12 @@ class Engine(Protocol):
 def load_extractor(settings: Settings) -> Engine:
     """Load the model that `GPNER_MODEL` names. The default of `GPNER_ENGINE`.
 
+    Unless the settings say how large batches are, it is found out, which takes seconds for a model that is new here.
+
     Raises:
         CheckpointError: If there is no such model.
+        ConfigError: If the model is to run in int8, and cannot, or would find too much else.
+        OutOfMemoryError: If the device cannot hold even a small batch.
     """
     from gpner.process import prepare_process
 
@@ -93,14 +100,37 @@ def load_extractor(settings: Settings) -> Engine:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from gpner.extractor import Extractor
+    from gpner.agreement import require_agreement
+    from gpner.extractor import Extractor, Precision
+    from worker.batch_tokens import choose_batch_tokens
 
     disable_progress_bar()  # a log is no terminal
     if settings.cpu_threads:
         torch.set_num_threads(settings.cpu_threads)
-    return Extractor.from_pretrained(
-        settings.model, device=settings.device, max_batch_tokens=settings.max_batch_tokens, flat=settings.flat
-    )
+    batch_tokens = settings.max_batch_tokens or ORDINARY_TOKENS
+
+    def load(precision: Precision) -> Extractor:
+        return Extractor.from_pretrained(
+            settings.model,
+            device=settings.device,
+            precision=precision,
+            max_batch_tokens=batch_tokens,
+            flat=settings.flat,
+        )
+
+    extractor = load(settings.precision)
+    if settings.precision == "int8":
+        require_agreement(extractor, load("auto"), [_read(settings.agree_on)])
+    if not settings.max_batch_tokens:
+        extractor.max_batch_tokens = choose_batch_tokens(extractor, cache_folder())
+    return extractor
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"GPNER_AGREE_ON must name a text file in UTF-8, was: {path} ({error})") from error
 
 
 def load_engine(settings: Settings) -> Engine:
@@ -118,4 +148,5 @@ def load_engine(settings: Settings) -> Engine:
             "leave it unset for gpner's own model"
         ) from error
     engine: Engine = loader(settings)
+    engine.max_batch_tokens = engine.max_batch_tokens or ORDINARY_TOKENS
     return engine

@@ -75,8 +75,8 @@ class Holdings:
     """The register of all held documents, and the bound on their tokens. Safe for threads.
 
     Args:
-        max_tokens: At or above this no more is read. A document larger than all of it is still taken when nothing else
-            is held, since it would never be read otherwise.
+        max_tokens: At or above this no more is read; may be changed while nothing is held. A document larger than all
+            of it is still taken when nothing else is held, since it would never be read otherwise.
     """
 
     def __init__(self, max_tokens: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from gpner.errors import DocumentError, ServiceError
 from worker.batcher import Batcher
+from worker.budget import TokenBudget
 from worker.gate import Gate
 from worker.held import Held, Holdings, TokenEstimate
 from worker.metrics import Metrics
@@ -39,6 +40,7 @@ class Intake:
         queue: Where entries come from.
         current_labels: Says what the model knows; a document that asks for others fails.
         holdings: Bounds what is read.
+        budget: Says how much is tokenized at a time.
         batcher: Is told what is coming.
         estimate: Guesses a text's tokens.
         tokenize: Takes groups of documents on their way.
@@ -56,6 +58,7 @@ class Intake:
         *,
         current_labels: Callable[[], Sequence[str]],
         holdings: Holdings,
+        budget: TokenBudget,
         batcher: Batcher,
         estimate: TokenEstimate,
         metrics: Metrics,
@@ -70,6 +73,7 @@ class Intake:
         self._queue = queue
         self._current_labels = current_labels
         self._holdings = holdings
+        self._budget = budget
         self._batcher = batcher
         self._estimate = estimate
         self._metrics = metrics
@@ -80,11 +84,12 @@ class Intake:
         self._watch = watch
         self._stopping = stopping
         self._group_exists = False
+        self._answer_was_lost = False
         self._reclaimed_at = float("-inf")
         self._reclaiming = False
         self._suspects_wait = False
         # Begins careful, for the first documents may all be huge; rises at once and falls by halves.
-        self._document_tokens = settings.max_held_tokens / 4
+        self._document_tokens = holdings.max_tokens / 4
 
     def run(self) -> None:
         """Read until `stopping` is set."""
@@ -148,7 +153,7 @@ class Intake:
             self._document_tokens = max(mean, self._document_tokens / 2)
             self._holdings.add(accepted)
             self._batcher.expect(len(accepted))
-            for group in _groups(accepted, self._settings.max_batch_tokens // 2):
+            for group in _groups(accepted, self._budget.max_tokens // 2):
                 self._tokenize(group)
 
     def _next_entries(self, room: int) -> list[Entry]:
@@ -157,6 +162,8 @@ class Intake:
         if not self._group_exists:
             self._queue.ensure()
             self._group_exists = True
+        if self._answer_was_lost:
+            self._hand_back_unheard()
         entries = self._reclaim(count, self._settings.lease_seconds / 3) or self._reclaim_suspect()
         if not entries and not (entries := self._queue.read(count, 0, max_bytes)):
             self._batcher.set_reading(False)
@@ -190,9 +197,17 @@ class Intake:
             self._metrics.redelivered.inc(sum(entry.deliveries > 1 for entry in entries))
         return entries
 
+    def _hand_back_unheard(self) -> None:
+        """Hand back what Redis delivered in an answer that did not arrive; else it would lie there for a lease."""
+        # A burial that is just being committed may be among it: the first commit wins, nothing is written twice.
+        if released := self._queue.release_unknown(self._holdings.__contains__):
+            logger.info("handed back %d documents that were delivered while Redis could not be heard", released)
+        self._answer_was_lost = False
+
     def _after_failure(self) -> None:
         self._batcher.set_reading(False)
         self._group_exists = False
+        self._answer_was_lost = True
         # After an outage the others must have their turn to renew what they hold, or we would take it from them.
         self._reclaimed_at = time.monotonic()
 

@@ -107,7 +107,7 @@ class Metrics:
         )
         self.batch_fill_ratio = Histogram(
             "gpner_batch_fill_ratio",
-            "Tokens of each batch as a share of GPNER_MAX_BATCH_TOKENS. Low under load means that the device starves.",
+            "Tokens of each batch as a share of what it may hold. Low under load means that the device starves.",
             buckets=RATIOS,
             registry=registry,
         )
@@ -146,15 +146,23 @@ class Metrics:
             "1 if the model is warm, Redis answers, and the worker is neither paused nor reloading nor draining.",
             registry=registry,
         )
+        self.max_batch_tokens = Gauge(
+            "gpner_max_batch_tokens",
+            "The most tokens in a batch at present: what was set or found, less after the device ran out of memory.",
+            registry=registry,
+        )
         Gauge(
             "gpner_device_memory_bytes",
             "Memory this process holds on its device: reserved on a GPU, resident on a CPU.",
             registry=registry,
         ).set_function(device_memory_bytes)
 
-    def measure_worker(self, in_flight: Callable[[], int], ready: Callable[[], bool]) -> None:
+    def measure_worker(
+        self, *, in_flight: Callable[[], int], max_batch_tokens: Callable[[], int], ready: Callable[[], bool]
+    ) -> None:
         """Take the gauges of the worker's state from it whenever they are asked for."""
         self.in_flight.set_function(in_flight)
+        self.max_batch_tokens.set_function(max_batch_tokens)
         self.ready.set_function(lambda: float(ready()))
 
     def expect_labels(self, labels: Iterable[str]) -> None:

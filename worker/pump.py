@@ -18,7 +18,7 @@ from typing import Any
 
 from gpner.errors import ServiceError
 from worker.batcher import Batcher
-from worker.budget import TokenBudget
+from worker.budget import ORDINARY_TOKENS, TokenBudget
 from worker.committing import Committer
 from worker.engine import Engine
 from worker.gate import Gate
@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 READ_SECONDS = 2 * BLOCK_SECONDS
 # How often those who wait for the end of what is held look whether the worker stops meanwhile.
 CHECK_SECONDS = 0.5
+# Batches that a worker holds: one runs, one is ready, and two are on their way in and out.
+HELD_BATCHES = 4
 # How long the last report to `gpner-worker status` may keep the end of the process waiting.
 PRESENCE_SECONDS = 1.0
 
@@ -66,13 +68,14 @@ class Pump:
         self._warm = threading.Event()
         self._gate = Gate()
         self._changing_state = threading.Lock()
-        self._budget = TokenBudget(settings.max_batch_tokens)
-        self._holdings = Holdings(settings.max_held_tokens)
+        batch_tokens = settings.max_batch_tokens or ORDINARY_TOKENS  # until the model is loaded
+        self._budget = TokenBudget(batch_tokens)
+        self._holdings = Holdings(settings.max_held_tokens or HELD_BATCHES * batch_tokens)
         self._batcher = Batcher(self._budget, settings.max_wait_seconds)
         self._metrics = Metrics()
         self._watch = Watch(
             settings.forward_deadline_seconds,
-            settings.max_batch_tokens,
+            batch_tokens,
             holds_documents=lambda: len(self._holdings) > 0,
             waits_for_redis=lambda: self._committer.waits_for_redis,
         )
@@ -86,6 +89,7 @@ class Pump:
             watch=self._watch,
             metrics=self._metrics,
             finish=self._committer.put,
+            resize=self._resize,
             warm=self._start_feeding,
         )
         lease = Lease(self._queue, self._holdings, settings.lease_seconds, self._ended)
@@ -99,7 +103,11 @@ class Pump:
         self._presence_thread = self._watch.thread("presence", presence.run)
         self._intake_thread: threading.Thread | None = None  # there is nothing to read for before the model is warm
         self._starting_or_stopping = threading.Lock()
-        self._metrics.measure_worker(in_flight=lambda: len(self._holdings), ready=lambda: not self.not_ready())
+        self._metrics.measure_worker(
+            in_flight=lambda: len(self._holdings),
+            max_batch_tokens=lambda: self._budget.tokens,
+            ready=lambda: not self.not_ready(),
+        )
         self._metrics.measure_queue(self._queue)
         self.health = HealthServer(
             settings.metrics_host,
@@ -219,6 +227,14 @@ class Pump:
             documents_ended=self._committer.ended,
         )
 
+    def _resize(self, batch_tokens: int) -> None:
+        """Have batches hold so many tokens; nothing is held meanwhile."""
+        held_tokens = self._settings.max_held_tokens or HELD_BATCHES * batch_tokens
+        batch_tokens = min(batch_tokens, held_tokens)
+        self._budget.start_again(batch_tokens)
+        self._holdings.max_tokens = held_tokens
+        self._watch.pack_tokens = batch_tokens
+
     def _start_feeding(self) -> None:
         estimate = TokenEstimate()
         tokenizers = Tokenizers(
@@ -235,6 +251,7 @@ class Pump:
             self._queue,
             current_labels=lambda: self._serving.engine.labels,
             holdings=self._holdings,
+            budget=self._budget,
             batcher=self._batcher,
             estimate=estimate,
             metrics=self._metrics,

@@ -6,7 +6,7 @@ the consumer group from its reading to its commit, so whatever happens to a work
 
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from itertools import chain
 from typing import Any, NamedTuple
@@ -191,6 +191,25 @@ class DocumentQueue:
                 arguments += [*self._name(entry), entry.deliveries - 1]
             self._run("release", self.keys.streams, arguments)
 
+    def release_unknown(self, is_known: Callable[[Entry], bool]) -> int:
+        """Hand back what Redis delivered to this consumer in answers that never came: they were lost on their way.
+
+        Args:
+            is_known: Whether this consumer has read an entry and not finished it.
+
+        Returns:
+            How many entries were handed back.
+        """
+        released = 0
+        for stream in self.keys.streams:
+            start = "-"
+            while page := self._pending(stream, start):
+                unknown = [entry for entry in page if not is_known(entry)]
+                self.release(unknown)
+                released += len(unknown)
+                start = f"({page[-1].entry_id}"
+        return released
+
     def leave(self) -> None:
         """Forget this consumer's name where nothing is pending under it. Released entries keep it until taken over."""
         self._forget(self.consumer)
@@ -232,6 +251,13 @@ class DocumentQueue:
     def close(self) -> None:
         """Close the connections; entries stay pending until another worker takes them over."""
         self.redis.close()
+
+    def _pending(self, stream: str, start: str) -> list[Entry]:
+        """A page of the entries of a stream that are pending with this consumer, without their fields."""
+        group, consumer = self.keys.group, self.consumer
+        with explaining(self.url):
+            page: Any = self.redis.xpending_range(stream, group, start, "+", ENTRIES_PER_SCRIPT, consumer)
+        return [Entry(stream, row["message_id"].decode(), {}, row["times_delivered"]) for row in page]
 
     def _has_group(self, stream: str) -> bool:
         try:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from gpner.errors import GpnerError, ServiceError
+from gpner.errors import GpnerError, OutOfMemoryError, ServiceError
 from worker.batcher import Batcher
-from worker.budget import TokenBudget
+from worker.budget import MIN_TOKENS, TokenBudget
 from worker.engine import Engine
 from worker.forwarding import Forwarder
 from worker.metrics import Metrics
@@ -35,6 +35,7 @@ class Serving:
         device: What the log and the metrics call the device.
         batcher: Where packs come from; its end is the end of the thread.
         finish: Takes documents that ended.
+        resize: Takes the most tokens in a batch, before a model begins to serve.
         warm: Called once, when the first model is ready.
     """
 
@@ -49,6 +50,7 @@ class Serving:
         watch: Watch,
         metrics: Metrics,
         finish: Callable[[list[Finished]], None],
+        resize: Callable[[int], None],
         warm: Callable[[], None],
     ) -> None:
         self._settings = settings
@@ -59,6 +61,7 @@ class Serving:
         self._watch = watch
         self._metrics = metrics
         self._finish = finish
+        self._resize = resize
         self._warm = warm
         self._forwarder: Forwarder | None = None
         self._next_model: str | None = None
@@ -140,14 +143,28 @@ class Serving:
         started = time.perf_counter()
         with self._watch.loading():
             engine = self._load(self._settings.model_copy(update={"model": path}))
-            engine.warm_up()
+            self._warm_up(engine)
             self._forwarder = Forwarder(engine, self._budget, self._watch, self._metrics)
+            self._resize(self._settings.max_batch_tokens or engine.max_batch_tokens)
         logger.info(
-            "model %s, revision %s, is warm after %.1f s",
-            engine.model_name, engine.model_revision, time.perf_counter() - started,
+            "model %s, revision %s, is warm after %.1f s; batches hold at most %d tokens",
+            engine.model_name, engine.model_revision, time.perf_counter() - started, self._budget.tokens,
         )  # fmt: skip
         self._metrics.expect_labels(engine.labels)
         self._metrics.device_peak_flops.set(engine.peak_flops)
         self._metrics.model_info.info(
             {"model": engine.model_name, "revision": engine.model_revision, "device": self._device}
         )
+
+    def _warm_up(self, engine: Engine) -> None:
+        """Warm up with the largest batch; one that nobody set is halved until it fits."""
+        while True:
+            try:
+                engine.warm_up()
+                return
+            except OutOfMemoryError as error:
+                # Found earlier, when nothing else used the device.
+                if self._settings.max_batch_tokens or engine.max_batch_tokens <= MIN_TOKENS:
+                    raise
+                logger.warning("batches are halved: %s", reason_of(error))
+            engine.max_batch_tokens //= 2

@@ -45,7 +45,7 @@ class Watch:
 
     Args:
         deadline_seconds: How long a pack may take; a document of many packs gets as many times that.
-        pack_tokens: Tokens of one pack.
+        pack_tokens: Tokens of one pack; may be changed.
         holds_documents: Whether there is anything to do.
         waits_for_redis: Whether results cannot be committed, so that nothing can go on.
         clock: Seconds that never run backwards.
@@ -61,7 +61,7 @@ class Watch:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._deadline_seconds = deadline_seconds
-        self._pack_tokens = pack_tokens
+        self.pack_tokens = pack_tokens
         self._holds_documents = holds_documents
         self._waits_for_redis = waits_for_redis
         self._clock = clock
@@ -80,13 +80,13 @@ class Watch:
     @contextmanager
     def tokenizing(self, documents: int, tokens: int) -> Iterator[None]:
         """Note that documents are being tokenized, of about so many tokens."""
-        with self._under_way(f"tokenizing {documents} documents", tokens / self._pack_tokens):
+        with self._under_way(f"tokenizing {documents} documents", tokens / self.pack_tokens):
             yield
 
     @contextmanager
     def forward(self, documents: int, tokens: int) -> Iterator[None]:
         """Note that a forward runs."""
-        with self._under_way(f"a forward of {documents} documents, {tokens} tokens,", tokens / self._pack_tokens):
+        with self._under_way(f"a forward of {documents} documents, {tokens} tokens,", tokens / self.pack_tokens):
             yield
 
     def came_round(self) -> None:

@@ -24,6 +24,9 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--html", type=Path, metavar="FILE", default=argparse.SUPPRESS, help="write a page to read the errors on"
     )
+    parser.add_argument(
+        "--precision", choices=("auto", "int8"), default="auto", help="what the encoder's linear layers multiply in"
+    )
     parser.add_argument("--format", choices=("auto", *READERS), default="auto", help="format of the examples")
     parser.add_argument("--strict", action="store_true", help="stop at the first problem in the examples")
 
@@ -38,7 +41,7 @@ def _run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--html must name a file in a folder that is there, was: {options.html}")
     corpus = read_corpus(options.examples, format=options.format, strict=options.strict)
     print_problems(corpus.problems)
-    extractor = Extractor.from_pretrained(options.model)
+    extractor = Extractor.from_pretrained(options.model, precision=options.precision)
     tuned_on = extractor.model.config.tuned_on
     if was_tuned_on(tuned_on, corpus.examples):
         sys.stderr.write("the model's thresholds were tuned on these very examples: these scores are no honest test\n")

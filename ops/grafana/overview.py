@@ -190,7 +190,7 @@ def _efficient() -> list[Json]:
         lines(
             "Batch fill",
             (8, 8),
-            "Tokens of a batch over GPNER_MAX_BATCH_TOKENS; a batch has no padding. Low under load: documents come in "
+            "Tokens of a batch over the most that it may hold; it has no padding. Low under load: documents come in "
             "too slowly, or memory ran out. Low otherwise: nothing to fill it with, which is as it should be.",
             [
                 Query(
@@ -299,7 +299,7 @@ def _wrong() -> list[Json]:
             "Taken over, and out of memory",
             (8, 8),
             "Documents taken over from workers that died: again and again means that workers keep dying. Forwards that "
-            "did not fit: lower GPNER_MAX_BATCH_TOKENS.",
+            "did not fit: set a smaller GPNER_MAX_BATCH_TOKENS.",
             [
                 Query(f"sum(increase(gpner_redelivered_total{{{WORKERS}}}[$__rate_interval]))", "taken over"),
                 Query(f"sum(increase(gpner_out_of_memory_total{{{WORKERS}}}[$__rate_interval]))", "out of memory"),

@@ -80,13 +80,14 @@ def test_types_that_differ_between_files_are_widened_and_a_dry_run_says_the_same
         (pyarrow.array([b"\xff\x00", None]), ["_wA=", None]),
         (pyarrow.array([[b"\xff\x00"], None]), [["_wA="], None]),
         (pyarrow.array([Decimal("1.50"), None]), ["1.50", None]),
+        (pyarrow.array([(1, 2, 3), None], pyarrow.month_day_nano_interval()), ["[1, 2, 3]", None]),
         (pyarrow.array([2**64 - 1, None], "uint64"), [2**64 - 1, None]),
         (pyarrow.array(["x", None]).dictionary_encode(), ["x", None]),
         (pyarrow.array([[1, 2], None], pyarrow.list_(pyarrow.int16(), 2)), [[1, 2], None]),
         (pyarrow.nulls(2), [None, None]),
     ],
-    ids=["maps in lists", "maps", "no fields", "half floats", "bytes", "bytes in lists", "decimals", "uint64",
-         "dictionaries", "fixed lists", "nulls"],
+    ids=["maps in lists", "maps", "no fields", "half floats", "bytes", "bytes in lists", "decimals", "intervals",
+         "uint64", "dictionaries", "fixed lists", "nulls"],
 )  # fmt: skip
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
 def test_kept_values_of_every_type_come_out_with_nothing_lost(tmp_path, values, expected, output_format):

@@ -1,19 +1,20 @@
 """A job in this process: what comes out, of every row of the input, in every format, and what fails by itself."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pyarrow import parquet
 
-from gpner.errors import CheckpointError, ConfigError
+from gpner.errors import CheckpointError, ConfigError, OutOfMemoryError
 from tests.bulk_tools import bulk, digests, failures_of, row, rows_of, summary_of, told, write_jsonl, write_parquet
-from tests.engines import extract, load_capitals
+from tests.engines import CapitalsEngine, Run, Words, extract, load_capitals
 from worker.bulk.local import MOST_CHARACTERS, LocalReader
 from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED
-from worker.bulk.publish import SAMPLE_DOCUMENTS
-from worker.bulk.rows import Block, Position, Row
+from worker.bulk.output import SAMPLE_DOCUMENTS
+from worker.bulk.rows import Block, Position, Problem, Row
 
 ROWS = [row(number) for number in range(25)]
 
@@ -21,6 +22,14 @@ ROWS = [row(number) for number in range(25)]
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "corpus.jsonl", ROWS)
+
+
+class WithoutMemoryAtFirst(CapitalsEngine):
+    def run(self, documents: Sequence[Words]) -> Run:
+        if not self.runs:
+            self.runs.append([])
+            raise OutOfMemoryError("no memory at first")
+        return super().run(documents)
 
 
 def expected(given: dict[str, Any], source: Path, number: int) -> dict[str, Any]:
@@ -148,6 +157,15 @@ def test_one_document_that_an_engine_cannot_read_costs_the_others_nothing(tmp_pa
 
     assert [each["id"] for each in failures_of(Path("out"))] == ["137"]
     assert len(rows_of(Path("out"))) == 299
+
+
+def test_a_document_that_fails_otherwise_once_the_memory_suffices_is_a_failure_of_its_own(settings):
+    reader = LocalReader(WithoutMemoryAtFirst(settings))
+    block = Block([Row("a", "!raise", "a.jsonl", 1)], Position(), {}, 0, full=True)
+
+    ((_, (answer,)),) = reader.answer(reader.tokenize(iter([block])))
+
+    assert answer == Problem("a", "a.jsonl", 1, "ValueError", "an order to raise")
 
 
 def test_an_engine_that_fails_on_everything_stops_the_job_and_blames_no_document(corpus, monkeypatch):

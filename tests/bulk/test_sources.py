@@ -18,11 +18,10 @@ from pyarrow import ipc, parquet
 
 from gpner.errors import ConfigError
 from tests.bulk_tools import row, write_jsonl, write_parquet
-from worker.bulk.columns import Columns
 from worker.bulk.inputs import find_sources
-from worker.bulk.reading import Part, Reading
+from worker.bulk.reading import Part, Reading, SeenIds
 from worker.bulk.rows import Block, Item, Position, Problem, Row
-from worker.bulk.seen import SeenIds
+from worker.bulk.tables import Columns
 from worker.bulk.texts import BLOCK_BYTES, Progress, Record, read_jsonl
 
 ROWS = [row(number) for number in range(10)]

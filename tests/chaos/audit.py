@@ -16,6 +16,7 @@ from worker.settings import Settings
 
 # So many of one kind are named.
 SHOWN = 5
+MESSAGE_CHARACTERS = 300
 
 
 @dataclass
@@ -139,9 +140,12 @@ def _audit_calls(
             found.calls_lost += sent.accepted
             continue
         ended = json.loads(payload)
-        answers = ended["result"] if ended["status"] == "SUCCESS" else []
+        if ended["status"] != "SUCCESS":
+            found.tell(f"{ended['status']} with {str(ended['result'])[:MESSAGE_CHARACTERS]} in call", task_id)
+            continue
+        answers = ended["result"]
         if len(answers) != len(sent.texts):
-            found.tell(f"{ended['status']}, {len(answers)} answers to {len(sent.texts)} documents in call", task_id)
+            found.tell(f"{len(answers)} answers to {len(sent.texts)} documents in call", task_id)
         for text, answer in zip(sent.texts, answers, strict=False):
             if wrong := _what_is_wrong(answer, Sent(text), extract, tolerance):
                 found.tell(f"{wrong} in call", task_id)

@@ -138,8 +138,11 @@ def damages() -> dict[str, Callable[[Redis], object]]:
         f"wrong entities in call: {CALL}": lambda store: answer_the_call_otherwise(
             store, b'"text": "ADA"', b'"text": "IDA"'
         ),
-        f"FAILURE, 0 answers to 2 documents in call: {CALL}": lambda store: answer_the_call_otherwise(
-            store, b'"SUCCESS"', b'"FAILURE"'
+        f"FAILURE with no more in call: {CALL}": lambda store: store.set(
+            ANSWER, b'{"status": "FAILURE", "result": "no more"}', ex=100
+        ),
+        f"0 answers to 2 documents in call: {CALL}": lambda store: store.set(
+            ANSWER, b'{"status": "SUCCESS", "result": []}', ex=100
         ),
         f"results of documents that nobody sent: task:{CALL}:0123456789ab:2": lambda store: store.set(
             KEYS.result(f"task:{CALL}:0123456789ab:2"), b"{}", ex=100

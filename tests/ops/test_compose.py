@@ -132,11 +132,11 @@ def test_a_drain_ends_before_docker_loses_patience(worker: str) -> None:
 
 
 @pytest.mark.parametrize("worker", WORKERS)
-def test_a_worker_may_write_nothing_but_its_locks(worker: str) -> None:
+def test_a_worker_may_write_nothing_but_its_locks_and_its_cache(worker: str) -> None:
     writable = [volume for volume in SERVICES[worker]["volumes"] if not _is_read_only(volume)]
 
     assert SERVICES[worker]["read_only"] is True
-    assert writable == ["gpu-locks:/run/gpner-gpus"]
+    assert writable == ["gpu-locks:/run/gpner-gpus", "cache:/cache"]
 
 
 def test_a_bulk_job_may_write_nothing_but_its_folder() -> None:

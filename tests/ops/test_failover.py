@@ -79,7 +79,7 @@ def test_a_call_of_the_celery_task_is_answered_after_a_failover(
     # Whoever logs in to Redis for Celery looks there.
     monkeypatch.setenv("GPNER_REDIS_URL", behind_sentinels.redis_url.get_secret_value())
     old = guarded.master()
-    caller = Celery("caller")
+    caller = Celery("caller", set_as_current=False)
     broker.install(caller)
     caller.conf.update(celery_configuration(behind_sentinels))
     with WorkerProcess(behind_sentinels, "load_slow", tmp_path / "log") as worker:

@@ -223,11 +223,22 @@ def _of_folder(folder: Path) -> Iterator[tuple[str, Sequence[File]]]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder but hidden ones, through links too: each folder once, as a link may lead upwards."""
+
     def fail(error: OSError) -> None:
         raise error
 
-    for parent, _, names in os.walk(folder, onerror=fail):
-        yield from (Path(parent, name) for name in names)
+    places: set[str] = set()
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        place = os.path.realpath(parent)
+        folders[:] = [] if place in places else sorted(filter(_is_visible, folders))
+        if place not in places:
+            yield from (Path(parent, name) for name in filter(_is_visible, names))
+        places.add(place)
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".")
 
 
 def _file(path: Path) -> File:
@@ -277,7 +288,8 @@ def _remote_files(name: str) -> Iterator[File]:
     system, path = _remote(name)
     with _readable(name):
         if system.isdir(path):
-            found = system.find(path, detail=True)
+            below = system.find(path, detail=True)
+            found = {key: below[key] for key in below if all(map(_is_visible, key.removeprefix(path).split("/")))}
         elif glob.has_magic(path):
             found = system.glob(path, detail=True)
         else:

@@ -14,6 +14,7 @@ from worker.bulk.rows import OWN_COLUMNS
 DONE, DONE_WITH_FAILURES, STOPPED = 0, 1, 3
 STANDARD_OUTPUT = "-"
 SHARD_DOCUMENTS = 10_000
+ID_FIELD = "id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Options:
     local: bool = False
     format: str = "parquet"
     text_field: str = "text"
-    id_field: str = "id"
+    id_field: str = ID_FIELD
     keep: Sequence[str] = ()
     shard_documents: int = SHARD_DOCUMENTS
     limit: int | None = None
@@ -65,6 +66,12 @@ class Options:
     def folder(self) -> Path:
         """The output folder."""
         return Path(self.output)
+
+    @property
+    def required_columns(self) -> dict[str, Sequence[str]]:
+        """What a table must have, by flag. Rows need no id, so that its column may be missing unless it was named."""
+        ids = [self.id_field] if self.id_field != ID_FIELD else []
+        return {"--text-field": [self.text_field], "--id-field": ids, "--keep": self.keep}
 
     def fingerprint(self, max_document_characters: int) -> dict[str, Any]:
         """What the output depends on besides input and model.

@@ -1,20 +1,23 @@
-"""Reads sources from any position on: rows become documents or problems, in blocks that no shard's end runs through."""
+"""Reads sources from any position on: rows become documents or problems, in blocks that no shard's end runs through.
 
+Which ids were read already is kept on disk, so that memory stays the same at any number.
+"""
+
+import sqlite3
+import threading
 from bisect import bisect_left
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
-import pydantic_core
-
 from gpner.errors import DocumentError
-from worker.bulk.columns import UNREADABLE, Columns, fit
 from worker.bulk.inputs import Source, reaching
 from worker.bulk.rows import Block, Item, Position, Problem, Row
-from worker.bulk.seen import SeenIds
-from worker.bulk.tables import read_arrow, read_parquet
+from worker.bulk.tables import UNREADABLE, Columns, as_text, fit, read_arrow, read_parquet
 from worker.bulk.texts import Progress, Record, Records, read_csv, read_jsonl, read_texts
 from worker.protocol import Document, Keys, shorten
 
@@ -28,6 +31,11 @@ NUMBER_CHARACTERS = 8
 # A place is one number: that of the part, and in the lower bits that of the row; of a text, which has none, the file's.
 ROW_BITS = 40
 NO_KEYS = Keys("")
+# Among a billion ids two have the same digest with a probability of 10^-11.
+DIGEST_BYTES = 12
+CACHE_KIBIBYTES = 65_536
+# Ids fall anywhere in the table: the fewer the checkpoints, the more of them change a page together. 100 MB.
+CHECKPOINT_PAGES = 25_000
 
 Thing = TypeVar("Thing")
 # A row, and how far its source is read with it.
@@ -41,6 +49,48 @@ class Part:
 
     source: Source
     first: int = 0
+
+
+class SeenIds:
+    """The ids of all rows that were read, each with the place that it was first read at, as a number.
+
+    A row that is read again, after a kill, finds itself and is no duplicate. Safe for threads.
+
+    Args:
+        file: Where they are kept; None keeps them in memory, for a job that leaves nothing behind.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self._lock = threading.Lock()
+        self._table = sqlite3.connect(file or ":memory:", isolation_level=None, check_same_thread=False)
+        self._table.execute("PRAGMA journal_mode=WAL")
+        self._table.execute("PRAGMA synchronous=FULL")
+        self._table.execute(f"PRAGMA cache_size=-{CACHE_KIBIBYTES}")
+        self._table.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+        self._table.execute("CREATE TABLE IF NOT EXISTS seen (id BLOB PRIMARY KEY, place INTEGER) WITHOUT ROWID")
+        self._table.execute("BEGIN")
+
+    def add(self, ids: Sequence[str], places: Sequence[int]) -> list[int | None]:
+        """Note ids; of each that was seen before at another place return that place, of the others None."""
+        digests = [blake2b(name.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest() for name in ids]
+        rows = list(zip(digests, places, strict=True))
+        with self._lock:
+            added = self._table.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", rows).rowcount
+            if added == len(rows):
+                return [None] * len(rows)
+            query = "SELECT place FROM seen WHERE id = ?"
+            found = [self._table.execute(query, [digest]).fetchone()[0] for digest, _ in rows]
+        return [None if first == place else first for first, place in zip(found, places, strict=True)]
+
+    def commit(self) -> None:
+        """Make all that was noted safe on the disk."""
+        with self._lock:
+            self._table.execute("COMMIT")
+            self._table.execute("BEGIN")
+
+    def close(self) -> None:
+        """Close the file; what was noted since the last commit is forgotten."""
+        self._table.close()
 
 
 class Reading:
@@ -212,9 +262,9 @@ class Reading:
 
     def _id(self, record: Record) -> str:
         name = record.values.get(self._columns.id)
-        if name is None or name == "":
+        if name is None or name == "" or name != name:  # that is: not a number
             return f"{record.source}:{record.row}"
-        return name if isinstance(name, str) else pydantic_core.to_json(name, fallback=str).decode()
+        return name if isinstance(name, str) else as_text(name)
 
     def _item(self, record: Record | Problem, first: int | None) -> Item:
         """Make a document of a row, or say what is wrong with it."""

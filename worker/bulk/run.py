@@ -13,20 +13,18 @@ from itertools import islice
 from rich.console import Console
 
 from gpner.errors import GpnerError
-from worker.bulk.columns import Columns, check_columns
 from worker.bulk.flow import Answering, Flow
 from worker.bulk.inputs import Source, find_sources
 from worker.bulk.job import Job
 from worker.bulk.local import Local
 from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED, Options
+from worker.bulk.output import SUMMARY, Shards, count_failures, failures, is_done, publish
 from worker.bulk.over_queue import OverQueue
-from worker.bulk.publish import SUMMARY, count_failures, failures, is_done, publish
-from worker.bulk.reading import Reading
+from worker.bulk.reading import Reading, SeenIds
 from worker.bulk.rows import Block
-from worker.bulk.seen import SeenIds
-from worker.bulk.shards import Shards
 from worker.bulk.show import Display, print_summary, print_words
-from worker.bulk.stream import write_to_standard_output
+from worker.bulk.tables import Columns, check_columns
+from worker.bulk.without_job import dry_run, write_to_standard_output
 from worker.settings import Settings, load_settings
 
 # To try these again is of no use: the input would have to change, and is then another.
@@ -39,15 +37,17 @@ def run(options: Options, out: Console, err: Console) -> int:
 
     Args:
         options: What to do.
-        out: Gets the summary.
+        out: Gets the summary, or what a dry run has found.
         err: Gets progress, and the reason of a stop.
 
     Raises:
         GpnerError: If it cannot begin: a flag, an input, the output, the model, Redis.
     """
     settings = load_settings()
-    sources = find_input(options, err)
+    sources = _find_input(options, err)
     try:
+        if options.dry_run:
+            return dry_run(options, settings, sources, out)
         if options.to_standard_output:
             answering: Answering = (
                 Local(settings) if options.local else OverQueue(settings, uuid.uuid4().hex, lambda name, revision: None)
@@ -63,7 +63,7 @@ def run(options: Options, out: Console, err: Console) -> int:
         return _give_up(err, str(error))
 
 
-def find_input(options: Options, err: Console) -> list[Source]:
+def _find_input(options: Options, err: Console) -> list[Source]:
     """The sources of the input, checked as far as that is quick.
 
     Args:
@@ -78,7 +78,7 @@ def find_input(options: Options, err: Console) -> list[Source]:
         more = f", and {len(found.doubles) - 1:,} more" if len(found.doubles) > 1 else ""
         name, first = found.doubles[0]
         print_words(err, f"a file is read once, however often it is named: {name} is {first}{more}")
-    check_columns(found.sources[0], options.text_field, options.keep)
+    check_columns(found.sources[0], options.required_columns)
     return found.sources
 
 

@@ -86,7 +86,7 @@ def read_csv(source: Source, skip: int, progress: Progress, columns: Sequence[st
     swallow is read.
 
     Raises:
-        ValueError: If the first line does not name the columns, each once, and the first of those asked for among them.
+        ValueError: If the first line does not name the first of the columns asked for, or names one of them twice.
     """
     csv.field_size_limit(most_bytes)
     with closing(_lines(source, progress, most_bytes, _at_line_ends)) as lines:
@@ -94,7 +94,10 @@ def read_csv(source: Source, skip: int, progress: Progress, columns: Sequence[st
         header = next(rows, None)
         if header is None:
             return
-        names = _checked_names(header, columns[0])
+        if isinstance(header, Problem):
+            raise ValueError(header.message)
+        _, names = header
+        check_names(names, columns)
         for row in rows:
             if skip:
                 skip -= 1
@@ -102,17 +105,6 @@ def read_csv(source: Source, skip: int, progress: Progress, columns: Sequence[st
                 yield row
             else:
                 yield _csv_record(source, *row, names, columns)
-
-
-def _checked_names(header: tuple[int, Sequence[str]] | Problem, required: str) -> Sequence[str]:
-    if isinstance(header, Problem):
-        raise ValueError(header.message)
-    names = header[1]
-    if required not in names:
-        raise ValueError(f"it must have a column {required}, has {', '.join(names)}")
-    for name in repeated(names):
-        raise ValueError(f"its columns must have different names, two are called {name}")
-    return names
 
 
 def _csv_record(
@@ -203,15 +195,39 @@ def read_texts(
 
 
 def column_names(source: Source) -> Sequence[str]:
-    """The first line of a CSV or TSV file, split."""
+    """The first line of a CSV or TSV file, split.
+
+    Raises:
+        ValueError: If it is no UTF-8.
+    """
+    csv.field_size_limit(LONGEST_LINE_BYTES)
     with closing(_lines(source, Progress(), LONGEST_LINE_BYTES, _at_line_ends)) as lines:
-        texts = ((line.content or b"").decode("utf-8", "surrogateescape") for line in lines)
+        texts = ((line.content or b"").decode() for line in lines)
         return next(csv.reader(texts, delimiter=DELIMITERS[source.kind]), [])
 
 
-def repeated(names: Sequence[str]) -> list[str]:
-    """Those that stand there more than once."""
-    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
+def listed(names: Sequence[str]) -> str:
+    """Columns in a message, which a first line that is none could make endless."""
+    return f"{', '.join(names):.500}"
+
+
+def check_names(names: Sequence[str], columns: Sequence[str]) -> None:
+    """Check a table's or file's columns.
+
+    Args:
+        names: The columns that it has.
+        columns: Those asked for; the first of them must be there.
+
+    Raises:
+        ValueError: If it is not, or if one of those asked for is there twice.
+    """
+    if columns[0] not in names:
+        if any(map(_is_broken, names)):
+            raise ValueError("the names of its columns must be UTF-8, were not; convert the file")
+        raise ValueError(f"it must have a column {columns[0]}, has {listed(names)}")
+    for name in columns:
+        if names.count(name) > 1:
+            raise ValueError(f"its columns must have different names, two are called {name}")
 
 
 def _lines(

