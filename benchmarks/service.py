@@ -23,15 +23,18 @@ from pathlib import Path
 from typing import IO
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from rich.console import Console
 from rich.table import Table
 
+from gpner.process import prepare_process
 from worker.client import Client
 from worker.demo.model import demo_model
 from worker.demo.run import read_documents
 from worker.local_redis import LocalRedis, free_port
 
 COPIES = 4
+BATCH_TOKENS = 4096
 SMALL_DOCUMENTS = 30_000
 SMALL_TEXT = "a document of about one kilobyte " * 30
 
@@ -78,16 +81,21 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 def with_model(model: Path, repeats: int) -> list[str]:
     """Interleaves the bare engine, in a process of its own, with the service; the other side sleeps meanwhile."""
+    prepare_process()
     texts = [document.text for document in read_documents()] * COPIES
+    as_large = {"GPNER_MODEL": str(model), "GPNER_MAX_BATCH_TOKENS": str(BATCH_TOKENS)}
     seconds: dict[str, list[float]] = {"engine": [], "service": []}
-    with LocalRedis() as redis, worker(redis.url, GPNER_MODEL=str(model)), Client(redis.url) as client:
+    busy = []
+    with LocalRedis() as redis, worker(redis.url, **as_large) as process, Client(redis.url) as client:
         from gpner.extractor import Extractor
 
-        extractor = Extractor.from_pretrained(model)
+        extractor = Extractor.from_pretrained(model, max_batch_tokens=BATCH_TOKENS)
         tokens = sum(extraction.tokens for extraction in extractor.extract(texts))
         for _ in range(repeats):
             seconds["engine"].append(seconds_of(lambda: list(extractor.extract_iter(texts))))
+            before = device_seconds(process.port)
             seconds["service"].append(seconds_of(lambda: list(client.extract_many(texts, timeout_seconds=600))))
+            busy.append((device_seconds(process.port) - before) / seconds["service"][-1])
     engine, service = (statistics.median(seconds[side]) for side in ("engine", "service"))
     spread = max(seconds["service"]) / min(seconds["service"])
     return [
@@ -97,6 +105,7 @@ def with_model(model: Path, repeats: int) -> list[str]:
         f"{len(texts) / service:,.1f} documents/s, {tokens / service:,.0f} tokens/s",
         f"{engine / service:.1%}",
         f"{spread:.2f}",
+        f"{statistics.median(busy):.1%}",
         "-",
     ]
 
@@ -111,7 +120,7 @@ def without_model(repeats: int) -> list[str]:
     rates, worker_seconds, redis_seconds = zip(*runs, strict=True)
     costs = f"worker {min(worker_seconds) * 1e6:.1f} µs, Redis {min(redis_seconds) * 1e6:.1f} µs"
     rate, spread = statistics.median(rates), max(rates) / min(rates)
-    return ["no-op engine", f"{SMALL_DOCUMENTS}", "-", f"{rate:,.0f} documents/s", "-", f"{spread:.2f}", costs]
+    return ["no-op engine", f"{SMALL_DOCUMENTS}", "-", f"{rate:,.0f} documents/s", "-", f"{spread:.2f}", "-", costs]
 
 
 def drain(client: Client, port: int) -> tuple[float, float, float]:
@@ -128,14 +137,24 @@ def drain(client: Client, port: int) -> tuple[float, float, float]:
 
 def processor_seconds(client: Client, port: int) -> tuple[float, float]:
     """What worker and Redis have used since their start."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
-        families = list(text_string_to_metric_families(page.read().decode()))
-    (used,) = [
-        sample.value for family in families for sample in family.samples
-        if sample.name == "gpner_process_cpu_seconds_total"
-    ]  # fmt: skip
+    (used,) = [sample.value for sample in samples(port) if sample.name == "gpner_process_cpu_seconds_total"]
     of_redis = client.redis.info("cpu")
     return used, of_redis["used_cpu_user"] + of_redis["used_cpu_sys"]
+
+
+def device_seconds(port: int) -> float:
+    """How long the worker's device has computed since its start."""
+    return sum(
+        sample.value
+        for sample in samples(port)
+        if sample.name == "gpner_stage_duration_seconds_sum" and sample.labels["stage"] in ("forward", "decode")
+    )
+
+
+def samples(port: int) -> list[Sample]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+        families = text_string_to_metric_families(page.read().decode())
+        return [sample for family in families for sample in family.samples]
 
 
 def unfinished(client: Client) -> int:
@@ -147,7 +166,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="folder of a trained model; the demo's by default")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    table = Table("engine", "documents", "bare engine", "service", "share", "max/min", "processor time a document")
+    table = Table(
+        "engine", "documents", "bare engine", "service", "share", "max/min", "device busy", "processor time a document"
+    )
     table.add_row(*with_model(options.model or demo_model(), options.repeats))
     table.add_row(*without_model(options.repeats))
     Console(width=160).print(table)
