@@ -109,6 +109,24 @@ def test_a_first_table_that_is_broken_stops_nobody(tmp_path, keep):
     assert len(rows_of(Path("out"))) == 2
 
 
+def test_a_first_file_that_is_empty_stops_nobody(tmp_path):
+    (tmp_path / "a.csv").touch()
+    (tmp_path / "b.csv").write_text("id,text\nb,TEXT\n")
+
+    assert bulk("out", tmp_path) == DONE
+
+    assert [each["id"] for each in rows_of(Path("out"))] == ["b"]
+
+
+def test_a_csv_without_column_names_is_refused_in_a_few_words_however_long_its_first_line_is(tmp_path):
+    (tmp_path / "a.csv").write_text(f"a,{200_000 * 'x'}\n")
+
+    with pytest.raises(ConfigError, match=r"--text-field must name a column of .*, was: text") as refused:
+        bulk("out", tmp_path / "a.csv")
+
+    assert len(str(refused.value)) < 1000
+
+
 def test_hostile_texts_ids_and_columns_pass_unharmed(tmp_path):
     texts = ["A\u2028B \x00\x1b[31m <script>EVIL</script>", "\r\n", "\U0001f600 ABC", "', DROP TABLE; --"]
     ids = ["\n", "gpner:result:x", "ä" * 1000, "\u202e"]
@@ -286,6 +304,7 @@ def test_without_a_model_a_local_job_is_refused(corpus, monkeypatch):
         ({"output": "."}, "--output must not hold the input"),
         ({"text_field": "txet", "of": "a.parquet"}, "was: txet; did you mean text"),
         ({"keep": ["yaer"], "of": "a.csv"}, "was: yaer; did you mean year"),
+        ({"id_field": "yaer", "of": "a.parquet"}, "--id-field must name a column .* was: yaer; did you mean year"),
     ],
 )
 def test_wrong_use_is_refused_before_anything_is_written(tmp_path, options, message):

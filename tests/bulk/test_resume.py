@@ -72,6 +72,13 @@ def test_other_options_are_refused_with_what_differs_and_how_to_begin_afresh(cor
     assert digests(OUT) == before
 
 
+def test_a_dry_run_refuses_what_a_run_would_refuse(corpus):
+    bulk(OUT, corpus, **COMMON)
+
+    with pytest.raises(ConfigError, match="was begun with --format"):
+        bulk(OUT, corpus, dry_run=True)
+
+
 def test_input_that_is_missing_or_has_changed_is_refused(corpus, tmp_path):
     other = write_jsonl(tmp_path / "other.jsonl", [row(100)])
     bulk(OUT, corpus, other, **COMMON)
@@ -180,6 +187,20 @@ def test_input_that_has_grown_within_its_last_line_is_refused(tmp_path, name, be
         bulk(OUT, *inputs, **COMMON)
 
 
+@pytest.mark.parametrize("behind", [b" THREE\n", b'"x\n'])
+def test_an_answer_to_half_a_line_is_not_taken_for_that_of_the_whole(tmp_path, behind):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"id,text\na,!raise\nb,ONE TWO")
+    assert bulk(OUT, path, **COMMON, max_failures=0) == STOPPED, "before the shard is finished"
+
+    append(path, behind)
+    assert bulk(OUT, path, **COMMON) == DONE_WITH_FAILURES
+
+    (found,) = rows_of(OUT)
+    assert found["entities"][-1]["text"] == ("THREE" if b"THREE" in behind else "TWO")
+    assert found["tokens"] == len(b"ONE TWO".split()) + (b"THREE" in behind)
+
+
 def test_a_last_line_may_get_its_end_and_others_behind_it(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"id,text\na,ONE\nb,TWO")
@@ -195,11 +216,15 @@ def test_an_output_within_the_input_is_never_read(corpus, tmp_path):
     for limit in (20, None):
         assert bulk(OUT, tmp_path, **COMMON, limit=limit) == DONE
 
+    assert bulk("afresh", tmp_path, **COMMON) == DONE, "nor what another job has written"
+
+    assert digests(Path("afresh")) == digests(OUT)
     assert ids() == [each["id"] for each in ROWS]
     with pytest.raises(ConfigError, match=r"--output must not hold the input, out holds out/part-00000\.jsonl"):
         bulk(OUT, OUT / "part-00000.jsonl", **COMMON)
 
 
+@pytest.mark.parametrize("retry", [False, True])
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -209,15 +234,19 @@ def test_an_output_within_the_input_is_never_read(corpus, tmp_path):
         ("job.json", '{"name": "x"}'),
         ("job.json", '{"name": "x", "opti'),
         ("part-00000.sample.jsonl", '{"text": "x"}\n'),
+        ("part-00000.failures.jsonl", '{"source": "x", "ro'),
+        ("part-00000.failures.jsonl", None),
+        ("seen.sqlite", None),
     ],
 )
-def test_what_somebody_has_spoilt_in_a_jobs_folder_is_named(corpus, name, content):
+def test_what_somebody_has_spoilt_in_a_jobs_folder_is_named(corpus, name, content, retry):
+    write_jsonl(corpus, ["broken", *ROWS])
     bulk(OUT, corpus, **COMMON)
     path = OUT / ".job" / name
     path.unlink() if content is None else path.write_text(content)
 
-    with pytest.raises(ConfigError, match=r"shard 0 is missing" if content is None else rf"{name} must be what a bulk"):
-        bulk(OUT, corpus, **COMMON)
+    with pytest.raises(ConfigError, match=rf"{name} must (be what a bulk job wrote|hold)|shard 0 is missing"):
+        bulk(OUT, corpus, **COMMON, retry_failures=retry)
 
 
 def test_failures_alone_are_tried_again(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import tracemalloc
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,33 @@ def test_other_columns_can_be_the_text_and_the_id_and_numbers_are_ids_too(tmp_pa
     assert found == [("7", "TEXT"), (f"{path}:2", "none"), (f"{path}:3", "x")]
 
 
+def test_an_id_of_any_type_becomes_a_string_and_one_that_is_not_a_number_is_none(tmp_path):
+    number = uuid.UUID(int=5)
+    ids = {
+        "bytes": (pyarrow.array([b"\xff\x00"]), "_wA="),
+        "uuid": (pyarrow.array([number.bytes], pyarrow.uuid()), str(number)),
+        "nan": (pyarrow.array([float("nan")]), f"{tmp_path / 'nan.parquet'}:0"),
+        "list": (pyarrow.array([[1, 2]]), "[1, 2]"),
+    }
+    for name, (values, _) in ids.items():
+        parquet.write_table(pyarrow.table({"id": values, "text": ["TEXT"]}), tmp_path / f"{name}.parquet")
+
+    assert {name: found_in(tmp_path / f"{name}.parquet") for name in ids} == {
+        name: [(expected, "TEXT")] for name, (_, expected) in ids.items()
+    }
+
+
+def test_rows_that_are_read_again_as_part_of_a_source_that_grew_are_no_duplicates(tmp_path):
+    (source,) = find_sources([str(write_jsonl(tmp_path / "a.jsonl", ROWS))]).sources
+    seen = SeenIds(None)
+    for parts, start in (([Part(source)], BEGINNING), ([Part(source), Part(source, 3)], Position(1))):
+        reading = Reading(parts, Columns("text", "id"), seen, shard_items=1000, max_document_characters=1000)
+
+        items = [item for block in reading.blocks(start) for item in block.items]
+
+        assert [type(item) for item in items] == [Row] * (len(ROWS) - parts[-1].first)
+
+
 def test_broken_rows_are_named_with_their_line_and_the_others_are_read(tmp_path):
     lines = [b'{"id":"a","text":"one"}', b"{broken", b"", b'["no object"]', b'{"id":"b","text":"\xff"}', b'{"id":"c"}']
     lines += [b'{"id":"d","text":""}', b'{"id":"e","text":5}', b'{"id":"a","text":"two"}', b'{"id":"f","text":"last"}']
@@ -209,6 +237,24 @@ def test_a_csv_without_a_readable_first_line_is_a_problem_and_told_once(tmp_path
     (problem,) = problems_in(write_jsonl(tmp_path / "0.jsonl", ROWS[:1]), path)
 
     assert (problem.source, problem.row, problem.type) == (str(path), None, "BrokenSource")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_csv_in_another_encoding_is_a_problem_that_says_so(tmp_path, encoding):
+    path = tmp_path / "a.csv"
+    path.write_text("id,täxt\na,ONE\n", encoding)
+
+    (problem,) = problems_in(path)
+
+    assert problem.type == "BrokenSource"
+    assert b"the names of its columns must be UTF-8, were not; convert the file" in problem.line()
+
+
+def test_columns_of_a_csv_that_nobody_asked_for_may_have_one_name_or_none(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id,text,,,x,x\na,ONE,,,1,2\n", "utf-8")
+
+    assert found_in(path) == [("a", "ONE")]
 
 
 def rows_in(path: Path, **options: Any) -> list[tuple[int | None, str]]:
@@ -340,6 +386,24 @@ def test_a_file_that_is_named_twice_is_read_once(tmp_path, monkeypatch):
     ]
 
 
+def test_a_folder_is_read_behind_links_too_and_without_what_is_hidden(tmp_path):
+    folder, behind = tmp_path / "folder", tmp_path / "elsewhere"
+    for name in (folder / ".checkpoints", behind):
+        name.mkdir(parents=True)
+    (folder / "up").symlink_to(folder)
+    (folder / "linked").symlink_to(behind)
+    write_jsonl(folder / "a.jsonl", ROWS[:1])
+    write_jsonl(behind / "b.jsonl", ROWS[1:2])
+    for name in ("._a.jsonl", ".checkpoints/a.jsonl"):
+        (folder / name).write_bytes(b"\x00 no line of anybody's")
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/folder/.hidden/a.jsonl": b"no line", "/folder/sub/a.jsonl": LINES, "/folder/sub/.a.jsonl": b"?"})
+
+    assert items_of(folder) == [*items_of(folder / "a.jsonl"), *items_of(folder / "linked" / "b.jsonl")]
+    assert [item.source for item in items_of("memory://folder")] == ["memory:///folder/sub/a.jsonl"] * len(ROWS)
+    memory.rm("/folder", recursive=True)
+
+
 def test_names_in_capitals_tell_what_a_file_is_too(tmp_path):
     write_jsonl(tmp_path / "A.JSONL", ROWS[:3])
     (tmp_path / "B.CSV.GZ").write_bytes(gzip.compress(b"id,text\nx,TEXT\n"))
@@ -432,6 +496,7 @@ def test_wide_rows_of_a_table_are_not_decoded_all_at_once(tmp_path, form):
         ("a.unknown", "must say what it is"),
         ("unknown-protocol://x/a.jsonl", "fsspec can open"),
         ("memory://nowhere/a.jsonl", "must be readable"),
+        ("zip://a.jsonl::memory://a.zip", "must not lie in an archive"),
     ],
 )
 def test_an_input_that_cannot_be_one_is_refused(tmp_path, name, message):
@@ -439,6 +504,14 @@ def test_an_input_that_cannot_be_one_is_refused(tmp_path, name, message):
 
     with pytest.raises(ConfigError, match=message):
         find_sources([name if "://" in name else str(tmp_path / name)])
+
+
+def test_a_pipe_is_refused_before_anybody_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+
+    for name in (tmp_path, tmp_path / "a.jsonl"):
+        with pytest.raises(ConfigError, match=r"a\.jsonl is neither; - reads standard input"):
+            find_sources([str(name)])
 
 
 def test_a_name_that_no_output_could_hold_is_refused(tmp_path):

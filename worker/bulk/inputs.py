@@ -4,6 +4,7 @@ import glob
 import hashlib
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ KINDS: dict[str, Kind] = {
 # What a name may end in besides, and what pyarrow calls it.
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 STANDARD_INPUT = "-"
+# In the output of a job: what it remembers.
+JOB_FOLDER = ".job"
 # A file is told by its length and so many bytes at both ends: reading all of it would double the reading.
 END_BYTES = 65_536
 KNOWN = "known are .jsonl, .csv, .tsv, .parquet and .txt (with .gz, .zst or .bz2 behind), folders, and - for JSONL"
@@ -223,7 +226,10 @@ def _of_folder(folder: Path) -> Iterator[tuple[str, Sequence[File]]]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder but hidden ones, through links too: each folder once, as a link may lead upwards."""
+    """All files below a folder, through links too, but hidden ones and those of jobs.
+
+    Each folder is walked once, as a link may lead upwards. Outputs of other jobs lie where a job was begun afresh.
+    """
 
     def fail(error: OSError) -> None:
         raise error
@@ -231,10 +237,12 @@ def _walk(folder: Path) -> Iterator[Path]:
     places: set[str] = set()
     for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         place = os.path.realpath(parent)
-        folders[:] = [] if place in places else sorted(filter(_is_visible, folders))
-        if place not in places:
-            yield from (Path(parent, name) for name in filter(_is_visible, names))
+        if place in places or (JOB_FOLDER in folders and Path(parent) != folder):
+            folders.clear()
+            continue
         places.add(place)
+        folders[:] = sorted(filter(_is_visible, folders))
+        yield from (Path(parent, name) for name in filter(_is_visible, names))
 
 
 def _is_visible(name: str) -> bool:
@@ -243,7 +251,10 @@ def _is_visible(name: str) -> bool:
 
 def _file(path: Path) -> File:
     with _readable(str(path)):
-        return str(path), path.stat().st_size
+        about = path.stat()
+    if not stat.S_ISREG(about.st_mode):  # to open a pipe could take for ever
+        raise ConfigError(f"an input must be a file or a folder, {path} is neither; - reads standard input")
+    return str(path), about.st_size
 
 
 def _of_files(name: str, files: Sequence[File]) -> list[Source]:
@@ -281,10 +292,16 @@ def _named_in(path: Path, names_in: Callable[[Any], Sequence[object]]) -> list[s
     try:
         return [str(name) for name in names_in(json.loads(path.read_bytes()))]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"a Hugging Face data set needs its {path.name}, {path} is broken: {error!r}") from None
+        raise ConfigError(
+            f"a Hugging Face data set needs its {path.name}, {path} is broken: {error!r}; if {path.parent} is none, "
+            "name the files in it"
+        ) from None
 
 
 def _remote_files(name: str) -> Iterator[File]:
+    first, *rest = name.split("::")
+    if rest and is_remote(first):  # a cache, which may stand in front, has a name alone
+        raise ConfigError(f"an input must not lie in an archive, {name} does; unpack it")
     system, path = _remote(name)
     with _readable(name):
         if system.isdir(path):

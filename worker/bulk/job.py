@@ -18,12 +18,11 @@ import pydantic_core
 
 from gpner.errors import ConfigError
 from worker.bulk.files import sync, write_whole
-from worker.bulk.inputs import Source, begins_a_line, digest, length_of
+from worker.bulk.inputs import JOB_FOLDER, Source, begins_a_line, digest, length_of
 from worker.bulk.reading import Part
 from worker.bulk.rows import Position, Tally
 from worker.bulk.tables import Types, find_types, types_from_json, types_to_json
 
-FOLDER = ".job"
 SETTINGS = {"max_document_characters": "GPNER_MAX_DOCUMENT_CHARACTERS"}
 # What job.json holds, and the input's parts.
 SAVED = ("name", "options", "types", "model", "retried_sources")
@@ -88,8 +87,6 @@ class KnownPart:
     """A part of the input as the job knows it; length and digest are of what the source was when last looked at."""
 
     name: str
-    kind: str
-    compression: str | None
     length: int
     digest: str | None
     first: int = 0
@@ -147,7 +144,7 @@ class Job:
         try:
             job = cls(folder, **_read(folder))
             job._refuse_other(options)
-            job.manifests = read_manifests(folder / FOLDER)
+            job.manifests = read_manifests(folder / JOB_FOLDER)
             job._take(sources, grow=not retry)
         except BaseException:
             lock.close()
@@ -190,7 +187,7 @@ class Job:
 
     def file(self, name: str) -> Path:
         """A file of its own folder."""
-        return self.folder / FOLDER / name
+        return self.folder / JOB_FOLDER / name
 
     def save(self) -> None:
         """Write job.json."""
@@ -290,18 +287,6 @@ class Job:
         self.parts.append(Part(source, first))
 
 
-def types_of(folder: Path | None, options: dict[str, Any], sources: Sequence[Source]) -> Types:
-    """The types of kept columns that the job in a folder has, or would have; none if any value can be written."""
-    if folder is not None and _was_begun(folder):
-        return types_from_json(_read(folder)["types"])
-    return _types(options, sources)
-
-
-def count_shards(folder: Path) -> int:
-    """How many shards of the job in a folder are finished."""
-    return len(read_manifests(folder / FOLDER)) if _was_begun(folder) else 0
-
-
 def read_manifests(folder: Path) -> list[Manifest]:
     """The manifests in a folder, in the order of their shards.
 
@@ -335,7 +320,7 @@ def _types(options: dict[str, Any], sources: Sequence[Source]) -> Types:
 
 
 def _was_begun(folder: Path) -> bool:
-    return (folder / FOLDER / "job.json").exists()
+    return (folder / JOB_FOLDER / "job.json").exists()
 
 
 def _named(option: str) -> str:
@@ -345,7 +330,7 @@ def _named(option: str) -> str:
 
 def _refuse_foreign(folder: Path) -> None:
     try:
-        if folder.exists() and any(folder.iterdir()) and not (folder / FOLDER).is_dir():
+        if folder.exists() and any(folder.iterdir()) and not (folder / JOB_FOLDER).is_dir():
             raise ConfigError(f"--output must be new, empty, or the folder of a bulk job, {folder} is another's")
     except OSError as error:
         raise ConfigError(f"--output must be a folder that can be written, {folder} is not: {error.strerror}") from None
@@ -354,9 +339,9 @@ def _refuse_foreign(folder: Path) -> None:
 def _lock(folder: Path) -> IO[str]:
     _refuse_foreign(folder)
     try:
-        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        (folder / JOB_FOLDER).mkdir(parents=True, exist_ok=True)
         sync(folder)
-        lock = (folder / FOLDER / "lock").open("a", encoding="ascii")
+        lock = (folder / JOB_FOLDER / "lock").open("a", encoding="ascii")
     except OSError as error:
         raise ConfigError(f"--output must be a folder that can be written, {folder} is not: {error.strerror}") from None
     try:
@@ -369,7 +354,7 @@ def _lock(folder: Path) -> IO[str]:
 
 def _read(folder: Path) -> dict[str, Any]:
     """What job.json holds, parts of the input as such."""
-    path = folder / FOLDER / "job.json"
+    path = folder / JOB_FOLDER / "job.json"
     with refusing_broken(path):
         found: dict[str, Any] = json.loads(path.read_text("utf-8", "surrogateescape"))
         return {name: found[name] for name in SAVED} | {"known": [KnownPart(**part) for part in found["known"]]}
@@ -377,7 +362,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _known(source: Source, first: int) -> KnownPart:
     length = length_of(source)
-    return KnownPart(source.name, source.kind, source.compression, length, digest(source, length), first)
+    return KnownPart(source.name, length, digest(source, length), first)
 
 
 def _order(position: Position) -> tuple[int, int]:

@@ -14,16 +14,19 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
+from zlib import crc32
 
 import pydantic_core
 
+from gpner.errors import ConfigError
 from worker.bulk.files import output_schema, write_jsonl, write_lines, write_parquet, write_whole
-from worker.bulk.job import Job, Manifest, refusing_broken
+from worker.bulk.job import AFRESH, Job, Manifest, refusing_broken
 from worker.bulk.reading import SeenIds, is_among
 from worker.bulk.rows import Answer, Block, Found, Item, Position, Problem, Row, Tally, total
 
-# The first byte of a journal's line: an answer, or a problem.
+# A journal's line is one of these bytes, for an answer or a problem, the item's mark, and the output's line.
 FOUND, FAILED = b"+", b"-"
+MARK_BYTES = 8
 SUMMARY = "summary.json"
 SAMPLE_DOCUMENTS = 200
 SAMPLE_BYTES = 20_000_000
@@ -134,9 +137,9 @@ class Shards:
         lines = []
         for item, answer in zip(items, answers, strict=True):
             if isinstance(answer, Problem):
-                lines += [FAILED, answer.line(), b"\n"]
+                lines += [FAILED, _mark(item), answer.line(), b"\n"]
             elif isinstance(item, Row):
-                lines += [FOUND, answer.line(item), b"\n"]
+                lines += [FOUND, _mark(item), answer.line(item), b"\n"]
         self._journal_bytes += self._journal.write(b"".join(lines))
         self._journal.flush()
 
@@ -156,7 +159,7 @@ class Shards:
         with self._journal_path.open("rb") as journal:
             for line in journal:
                 if line.startswith(kind):
-                    yield line[1:-1]
+                    yield line[1 + MARK_BYTES : -1]
 
 
 def _read_journal(path: Path) -> Iterator[bytes]:
@@ -165,12 +168,22 @@ def _read_journal(path: Path) -> Iterator[bytes]:
             yield from journal
 
 
+def _mark(item: Item) -> bytes:
+    """Tells whether an item is still the one that was answered: what was read of it may have been half a line."""
+    if isinstance(item, Problem):
+        content = item.line()
+    else:
+        words = (item.source, item.row, item.id, item.text, item.kept)
+        content = "\0".join(map(str, words)).encode("utf-8", "surrogatepass")
+    return b"%0*x" % (MARK_BYTES, crc32(content))
+
+
 def _answer(line: bytes, item: Item) -> Answer | None:
     """The answer that a journal's line holds; None if it belongs to another item, or is broken."""
+    if not line.endswith(b"\n") or line[1 : 1 + MARK_BYTES] != _mark(item):
+        return None
     try:
-        found = pydantic_core.from_json(line[1:])
-        if not line.endswith(b"\n") or (found["source"], found["row"]) != (item.source, item.row):
-            return None
+        found = pydantic_core.from_json(line[1 + MARK_BYTES :])
         if line.startswith(FAILED):
             return Problem(found["id"], item.source, item.row, found["reason"]["type"], found["reason"]["message"])
         return Found(*(found[name] for name in ("entities", "tokens", "windows", "model", "revision")))
@@ -318,10 +331,19 @@ def _has_retried(job: Job) -> bool:
 
 
 def _failed(job: Job, shard: Manifest) -> Iterator[bytes]:
-    return _lines(job.file(f"part-{shard.number:05d}.failures.jsonl"))
+    path = job.file(f"part-{shard.number:05d}.failures.jsonl")
+    count = 0
+    for line in _lines(path):
+        count += 1
+        yield line
+    if count != shard.tally.n_failures:
+        raise ConfigError(f"{path} must hold {shard.tally.n_failures} failures, holds {count}; {AFRESH}")
 
 
 def _lines(path: Path) -> Iterator[bytes]:
     if path.exists():
         with path.open("rb") as file:
-            yield from (line[:-1] for line in file)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    raise ConfigError(f"{path} must be what a bulk job wrote, is cut off; {AFRESH}")
+                yield line[:-1]

@@ -28,7 +28,7 @@ BLOCK_CHARACTERS = 250_000
 OTHER_BYTES = 1 << 20
 # About what a number in a kept column takes.
 NUMBER_CHARACTERS = 8
-# A place is one number: that of the part, and in the lower bits that of the row; of a text, which has none, the file's.
+# A place is one number: that of the source's first part, and in the lower bits that of the row, or of the text's file.
 ROW_BITS = 40
 NO_KEYS = Keys("")
 # Among a billion ids two have the same digest with a probability of 10^-11.
@@ -116,6 +116,8 @@ class Reading:
         self._parts = parts
         self._columns = columns
         self._seen = seen
+        firsts: dict[str, int] = {}
+        self._firsts = [firsts.setdefault(part.source.name, number) for number, part in enumerate(parts)]
         self._shard_items = shard_items
         self._max_document_characters = max_document_characters
         self._bytes_before = 0
@@ -246,7 +248,7 @@ class Reading:
 
     def _place(self, record: Record, reached: Position) -> int:
         row = reached.items - 1 if self._parts[reached.source].source.kind == "texts" else record.row
-        return reached.source << ROW_BITS | row
+        return self._firsts[reached.source] << ROW_BITS | row
 
     def _words(self, place: int) -> str:
         source = self._parts[place >> ROW_BITS].source
@@ -277,7 +279,8 @@ class Reading:
         elif text is None:
             problem = "MissingText", f"a row must have a text in {self._columns.text}, had none"
         elif not isinstance(text, str):
-            problem = "MissingText", f"the text in {self._columns.text} must be a string, was: {shorten(text)}"
+            was = f"{type(text).__name__} {shorten(text)}"
+            problem = "MissingText", f"the text in {self._columns.text} must be a string, was: {was}"
         elif not text:
             problem = "EmptyText", "a text must have at least one character, had none"
         else:

@@ -12,10 +12,10 @@ from itertools import islice
 
 from rich.console import Console
 
-from gpner.errors import GpnerError
+from gpner.errors import ConfigError, GpnerError
 from worker.bulk.flow import Answering, Flow
 from worker.bulk.inputs import Source, find_sources
-from worker.bulk.job import Job
+from worker.bulk.job import AFRESH, Job
 from worker.bulk.local import Local
 from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED, Options
 from worker.bulk.output import SUMMARY, Shards, count_failures, failures, is_done, publish
@@ -100,7 +100,7 @@ class JobRun:
         self._err = err
         self._goes_on = SAME_COMMAND
         self._answering = self._begin(settings)
-        self._seen = SeenIds(job.file("seen.sqlite"))
+        self._seen = self._open_seen()
         self._reading = Reading(
             job.parts,
             Columns(options.text_field, options.id_field, options.keep, job.kept),
@@ -147,6 +147,12 @@ class JobRun:
         self._job.begin()
         self._job.check_model(local.name, local.revision)
         return local
+
+    def _open_seen(self) -> SeenIds:
+        path = self._job.file("seen.sqlite")
+        if self._job.manifests and not path.exists():
+            raise ConfigError(f"{path} must hold the ids that were read, it is missing; {AFRESH}")
+        return SeenIds(path)
 
     def _read_on(self) -> None:
         """Everything that no finished shard has."""

@@ -12,7 +12,7 @@ from rich.table import Table
 from gpner.errors import GpnerError
 from worker.bulk.flow import Answering, Flow
 from worker.bulk.inputs import Source
-from worker.bulk.job import count_shards, types_of
+from worker.bulk.job import Job
 from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED, Options
 from worker.bulk.reading import Part, Reading, SeenIds
 from worker.bulk.rows import Answer, Block, Found, Position, Problem, Row
@@ -74,10 +74,9 @@ def dry_run(options: Options, settings: Settings, sources: Sequence[Source], out
     """Read everything, write nothing, print what a run would do, and return the exit code.
 
     Raises:
-        ConfigError: If a run would refuse the input.
+        ConfigError: If a run would be refused.
     """
-    folder = None if options.to_standard_output else options.folder
-    types = types_of(folder, options.fingerprint(settings.max_document_characters), sources) if folder else {}
+    types, finished = _look_at_job(options, settings, sources)
     problems: Counter[str] = Counter()
     documents = characters = 0
     examples: dict[str, Problem] = {}
@@ -98,7 +97,7 @@ def dry_run(options: Options, settings: Settings, sources: Sequence[Source], out
         "documents": documents,
         "characters": characters,
         "shards": -(-items // options.shard_documents),
-        "shards that are finished": count_shards(folder) if folder else 0,
+        "shards that are finished": finished,
         "problems": problems.total(),
         **{f"  {name}": count for name, count in problems.most_common()},
     }
@@ -107,6 +106,15 @@ def dry_run(options: Options, settings: Settings, sources: Sequence[Source], out
     for problem in examples.values():
         print_words(out, f"{problem.place}: {problem.message}")
     return DONE_WITH_FAILURES if problems else DONE
+
+
+def _look_at_job(options: Options, settings: Settings, sources: Sequence[Source]) -> tuple[Types, int]:
+    """The types of kept columns in the job that there is, or would be, and how many of its shards are finished."""
+    if options.to_standard_output:
+        return {}, 0
+    fingerprint = options.fingerprint(settings.max_document_characters)
+    with closing(Job.open(options.folder, fingerprint, sources, retry=options.retry_failures)) as job:
+        return job.kept, len(job.manifests)
 
 
 def _reading(options: Options, settings: Settings, sources: Sequence[Source], seen: SeenIds, types: Types) -> Reading:
