@@ -5,7 +5,7 @@
 
 Prints a table for every workload (benchmarks/workloads.py): tokens a second (median, and the spread of the runs), the
 share of the machine's best matrix product, memory, and how far an engine's entities agree with ours. --write puts
-tables and picture into docs/.
+a table and its picture into docs/ as soon as they are there.
 
 Each engine runs in a process of its own (benchmarks/engines.py), one at a time, in turn. The process is started anew in
 every round, reads everything once uncounted and once counted, and ends: together the engines of a workload would need
@@ -19,11 +19,12 @@ transformers are older than ours.
 import argparse
 import json
 import math
+import re
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +84,7 @@ def best_product(device: str) -> float:
 
 
 def describe_peak(peak: float, device: str) -> str:
-    """One line about the machine."""
+    """A sentence about the machine."""
     place = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} cores"
     return f"Best bf16 product of this machine: {peak / 1e9:,.0f} GFLOP/s on {place}."
 
@@ -156,13 +157,13 @@ def agreement(found: Measured, truth: Measured) -> str:
     return f"{2 * common / total:.3f}" if total else "1.000"
 
 
-def table(work: Workload, measured: dict[str, Measured], peak: float) -> list[str]:
-    """The workload in a line, and what each engine made of it."""
+def table(work: Workload, measured: dict[str, Measured], described_peak: str, peak: float) -> list[str]:
+    """Workload and machine in a line, and what each engine made of it."""
     slow = statistics.median(measured["naive"].seconds or [math.nan]) if "naive" in measured else math.nan
     rows = [_row(engine, work, measured, peak, slow) for engine in measured]
     return [
         f"**{work.name[0].upper()}{work.name[1:]}**: {len(work.texts):,} documents, {work.tokens:,} tokens, "
-        f"{work.flops / work.tokens / 1e6:.0f} MFLOP a token.",
+        f"{work.flops / work.tokens / 1e6:.0f} MFLOP a token. {described_peak}",
         "",
         *page.table(COLUMNS, rows),
     ]
@@ -184,24 +185,25 @@ def _row(engine: str, work: Workload, measured: dict[str, Measured], peak: float
     ]
 
 
-def draw(results: Sequence[tuple[Workload, dict[str, Measured]]], path: Path) -> None:
-    """A bar for every engine, a plot for every workload."""
+def draw(work: Workload, measured: dict[str, Measured]) -> str:
+    """A bar for every engine; returns the line that shows the picture in docs/."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(len(results), 1, figsize=(8, 2.2 * len(results)), layout="constrained")
-    for axis, (work, measured) in zip([axes] if len(results) == 1 else axes, results, strict=True):
-        speeds = {
-            NAMES[engine].replace("*", ""): work.tokens / statistics.median(of_engine.seconds)
-            for engine, of_engine in measured.items()
-            if of_engine.seconds
-        }
-        bars = axis.barh(list(speeds), list(speeds.values()), color=["#205e8c", *["#b9b1a2"] * (len(speeds) - 1)])
-        axis.bar_label(bars, fmt="{:,.0f}", padding=3)
-        axis.invert_yaxis()
-        axis.set_title(f"{work.name}: tokens a second", loc="left")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.margins(x=0.12)
-    figure.savefig(path, dpi=120)
+    speeds = {
+        NAMES[engine].replace("*", ""): work.tokens / statistics.median(of_engine.seconds)
+        for engine, of_engine in measured.items()
+        if of_engine.seconds
+    }
+    figure, axis = pyplot.subplots(figsize=(8, 0.6 + 0.3 * len(speeds)), layout="constrained")
+    bars = axis.barh(list(speeds), list(speeds.values()), color=["#205e8c", *["#b9b1a2"] * (len(speeds) - 1)])
+    axis.bar_label(bars, fmt="{:,.0f}", padding=3)
+    axis.invert_yaxis()
+    axis.set_title(f"{work.name}: tokens a second", loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.margins(x=0.12)
+    picture = f"images/{re.sub('[^a-z]+', '-', work.name.lower())}.png"
+    figure.savefig(page.DOCS / picture, dpi=120)
+    return f"![tokens a second by engine]({picture})"
 
 
 def main() -> None:
@@ -216,28 +218,21 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="names of workloads")
     parser.add_argument("--engines", nargs="+", choices=NAMES, help="those of each workload by default")
-    parser.add_argument("--write", action="store_true", help="put tables and picture into docs/")
+    parser.add_argument("--write", action="store_true", help="put tables and pictures into docs/ as they come")
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
     disable_progress_bar()
     console = Console()
     peak = best_product(options.device)
-    lines = [describe_peak(peak, options.device), ""]
-    console.print(lines[0])
-    results = []
     with Progress(console=console) as progress:
         for name in options.only:
             work = make_workload(name, options)
-            results.append((work, measure(work, options, progress)))
+            measured = measure(work, options, progress)
             peak = max(peak, best_product(options.device))
-            of_work = table(*results[-1], peak)
-            lines += of_work
-            # At once, so that who stops the rest still has it.
-            console.print("\n".join(of_work), markup=False, soft_wrap=True)
-    if options.write:
-        lines[0] = describe_peak(peak, options.device)
-        page.write("tables", lines[:-1])
-        draw(results, page.DOCS / "images" / "performance.png")
+            lines = table(work, measured, describe_peak(peak, options.device), peak)
+            console.print("\n".join(lines), markup=False, soft_wrap=True)
+            if options.write:
+                page.write(name, [*lines, draw(work, measured)])
 
 
 if __name__ == "__main__":

@@ -117,16 +117,18 @@ def test_taking_over_and_handing_back_need_no_right_that_a_worker_lacks(
         "-r1",
         "from worker.app import app; app.send_task('celery.accumulate', (5,), task_id='lost')",
     )
-    # As if a worker had been killed with this task a day ago.
-    admin.hset("gpner:unacked", "tag", f'[{admin.rpop("gpner:tasks").decode()}, "", "tasks"]')
-    admin.zadd("gpner:unacked_index", {"tag": time.time() - 86_400})
+    task = admin.rpop("gpner:tasks").decode()
 
     for log, end in (("one", signal.SIGKILL), ("two", signal.SIGTERM), ("three", None)):
+        if end is None:
+            # As if a worker had been killed with this task a day ago.
+            admin.hset("gpner:unacked", "tag", f'[{task}, "", "tasks"]')
+            admin.zadd("gpner:unacked_index", {"tag": time.time() - 86_400})
         with WorkerProcess(as_user(server, "worker"), "load_slow", tmp_path / log, **options) as worker:
             worker.wait_until_ready()
             if end is None:
                 wait_until(lambda: not admin.xlen(KEYS.normal), 20)
-                wait_until(lambda: admin.exists("gpner:celery-task-meta-lost"), 15)
+                wait_until(lambda: admin.exists("gpner:celery-task-meta-lost"), 30)
             else:
                 wait_until(lambda: admin.xpending(KEYS.normal, KEYS.group)["pending"])
                 worker.signal(end)

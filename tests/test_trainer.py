@@ -104,6 +104,7 @@ step = collate_step(mine, max_pack_tokens=1, segment_tokens=10)
 trainer.training_step(trainer.accelerator.prepare_model(model), step)
 if arguments.process_index == 0:
     torch.save({name: weight.grad for name, weight in model.named_parameters()}, folder / "gradients.pt")
+trainer.accelerator.end_training()
 """
 
 

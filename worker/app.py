@@ -77,6 +77,8 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
             "visibility_timeout": 300,
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
+            # How long a worker that was killed while it looked keeps the others from it; the default is five minutes.
+            "unacked_mutex_expire": 10,
         },
         "result_backend_transport_options": shared,
         "result_expires": settings.result_ttl_seconds,

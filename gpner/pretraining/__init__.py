@@ -136,6 +136,7 @@ def _train(options: PretrainingOptions, trainer: MaskedTrainer, folder: RunFolde
                 trainer.add_callback(callback)
         before = trainer.evaluate()
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.accelerator.end_training()  # a process that exits in a group may be aborted, and takes the others along
     return before, outcome.metrics["train_runtime"]
 
 

@@ -134,6 +134,7 @@ def _run(
         )
         trainer.remove_callback(PrinterCallback)
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.accelerator.end_training()  # a process that exits in a group may be aborted, and takes the others along
     report = partial(
         TrainingReport,
         history=[entry for entry in trainer.state.log_history if "eval_f1" in entry],
