@@ -81,7 +81,8 @@ def test_a_document_whose_delivery_was_cut_off_is_done_without_waiting_for_the_l
     settings: Settings, redis: Redis
 ) -> None:
     with running(settings, lease_seconds=3600) as pump:
-        wait_until(lambda: pump.state == "reading")
+        enqueue(redis, id="0", text="ADA")
+        result(redis, "0")
         delivered = redis.pipeline()
         delivered.xadd(KEYS.normal, {"id": "1", "text": "ADA"})
         delivered.xreadgroup(KEYS.group, pump.consumer, {KEYS.normal: ">"})

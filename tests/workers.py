@@ -186,6 +186,11 @@ def _answers(connection: Redis) -> bool:
 def immortal_keys(settings: Settings) -> set[str]:
     """Keys without a time to live, apart from the three in which Celery's transport notes its queues."""
     connection = connect(settings.redis_url)
-    keys = {key.decode() for key in connection.scan_iter() if connection.ttl(key) == -1}
+    keys = list(connection.scan_iter(count=1000))
+    with connection.pipeline(transaction=False) as looks:
+        for key in keys:
+            looks.ttl(key)
+        lives = looks.execute()
     connection.close()
-    return {key for key in keys if not key.startswith(f"{settings.namespace}_kombu.")}
+    immortal = {key.decode() for key, life in zip(keys, lives, strict=True) if life == -1}
+    return {key for key in immortal if not key.startswith(f"{settings.namespace}_kombu.")}
