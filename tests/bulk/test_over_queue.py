@@ -10,10 +10,9 @@ import pytest
 from redis import Redis
 
 from tests.bulk_tools import BulkProcess, bulk, digests, failures_of, row, rows_of, summary_of, write_jsonl
-from tests.workers import DurableRedis, WorkerProcess, immortal_keys, wait_until
+from tests.workers import DurableRedis, WorkerProcess, wait_until
 from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED
 from worker.client import Client
-from worker.connection import connect
 from worker.local_redis import free_port
 from worker.protocol import Keys
 from worker.settings import Settings
@@ -38,16 +37,6 @@ def expected(corpus: Path) -> dict[str, str]:
     """What the same job gives in this process."""
     bulk("local", corpus, **COMMON)
     return digests(Path("local"))
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Redis]:
-    """The empty test server; afterwards only streams, and what Celery notes, may live for ever."""
-    connection = connect(settings.redis_url)
-    connection.flushall()
-    yield connection
-    connection.close()
-    assert immortal_keys(settings) <= {*KEYS.streams, KEYS.dead}
 
 
 @pytest.fixture
@@ -126,7 +115,7 @@ def test_a_job_that_waits_for_workers_or_for_redis_can_be_ended_and_goes_on(corp
             wait_until(lambda: "no worker is to be seen" in Path("out.log").read_text(), 20)
             if "Redis" in obstacle:
                 server.kill()
-            wait_until(lambda: obstacle in Path("out.log").read_text(), 20)  # noqa: B023 - called here
+            wait_until(lambda obstacle=obstacle: obstacle in Path("out.log").read_text(), 20)
             job.send_signal(signal.SIGTERM)
             assert job.wait(20) == STOPPED
             Path("out.log").unlink()
@@ -203,7 +192,7 @@ def test_jobs_and_workers_are_killed_and_others_go_on(corpus, expected, settings
         with WorkerProcess(settings, "load_slow", tmp_path / "worker.log", **SLOW) as slow:
             before = shards("out")
             job = start("out", corpus)
-            wait_until(lambda: shards("out") > before, 40)  # noqa: B023 - called here
+            wait_until(lambda before=before: shards("out") > before, 40)
             slow.kill()
             job.kill()
             job.wait()

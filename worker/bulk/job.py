@@ -1,85 +1,27 @@
 """What a bulk job remembers: what it was begun with, and how far it is. In the folder `.job` of its output.
 
-`job.json` holds the options, the model and the input. Each finished shard has a manifest, one small file; the shard
-counts from the moment that its manifest is there.
+`job.json` holds the options, the model and the input; the manifests of finished shards lie beside it.
 """
 
 import fcntl
 import json
 import uuid
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
 
-import pydantic_core
-
 from gpner.errors import ConfigError
 from worker.bulk.files import sync, write_whole
 from worker.bulk.inputs import JOB_FOLDER, Source, begins_a_line, digest, length_of
+from worker.bulk.manifests import AFRESH, Manifest, read_manifests, refusing_broken
 from worker.bulk.reading import Part
-from worker.bulk.rows import Position, Tally
+from worker.bulk.rows import Position
 from worker.bulk.tables import Types, find_types, types_from_json, types_to_json
 
 SETTINGS = {"max_document_characters": "GPNER_MAX_DOCUMENT_CHARACTERS"}
 # What job.json holds, and the input's parts.
 SAVED = ("name", "options", "types", "model", "retried_sources")
-AFRESH = "give what it was begun with, or begin afresh with another --output"
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """One finished shard.
-
-    Attributes:
-        number: Its number.
-        items: Rows of the input that it covers, failed ones too.
-        end: How far the input is read behind it.
-        ended: How far sources are read that ended in it, by number.
-        tally: Its counts.
-        sample_limit: As in `Sample`.
-        retried: Rows of failures that were tried again in it, by source, in ascending order, as numbers and no objects:
-            there may be very many. None for an ordinary shard; empty for the rest of a source that had broken.
-    """
-
-    number: int
-    items: int
-    end: Position
-    ended: Mapping[int, Position]
-    tally: Tally
-    sample_limit: str
-    retried: "Mapping[str, array[int]] | None" = None
-
-    def to_json(self) -> bytes:
-        """As it stands in its file."""
-        return pydantic_core.to_json(
-            {
-                "number": self.number,
-                "items": self.items,
-                "end": asdict(self.end),
-                "ended": [asdict(position) for position in self.ended.values()],
-                **self.tally.to_dict(),
-                "sample_limit": self.sample_limit,
-                "retried": self.retried and {name: rows.tolist() for name, rows in self.retried.items()},
-            }
-        )
-
-    @classmethod
-    def from_json(cls, content: bytes) -> Self:
-        """Read it back."""
-        found = json.loads(content)
-        retried = found["retried"]
-        return cls(
-            found["number"],
-            found["items"],
-            Position(**found["end"]),
-            {position["source"]: Position(**position) for position in found["ended"]},
-            Tally.from_dict(found),
-            found["sample_limit"],
-            None if retried is None else {name: array("q", rows) for name, rows in retried.items()},
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,34 +227,6 @@ class Job:
     def _add(self, source: Source, first: int) -> None:
         self.known.append(_known(source, first))
         self.parts.append(Part(source, first))
-
-
-def read_manifests(folder: Path) -> list[Manifest]:
-    """The manifests in a folder, in the order of their shards.
-
-    Raises:
-        ConfigError: If one is broken or missing.
-    """
-    found = []
-    for path in folder.glob("part-*.json"):
-        with refusing_broken(path):
-            found.append(Manifest.from_json(path.read_bytes()))
-    found.sort(key=lambda manifest: manifest.number)
-    for number, manifest in enumerate(found):
-        if manifest.number != number:
-            raise ConfigError(
-                f"{folder} must hold a manifest of each shard, that of shard {number} is missing; {AFRESH}"
-            )
-    return found
-
-
-@contextmanager
-def refusing_broken(path: Path) -> Iterator[None]:
-    """Say of a file that it is not what a job wrote, if it cannot be understood."""
-    try:
-        yield
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} must be what a bulk job wrote, is not: {error!r}; {AFRESH}") from None
 
 
 def _types(options: dict[str, Any], sources: Sequence[Source]) -> Types:

@@ -20,7 +20,8 @@ import pydantic_core
 
 from gpner.errors import ConfigError
 from worker.bulk.files import output_schema, write_jsonl, write_lines, write_parquet, write_whole
-from worker.bulk.job import AFRESH, Job, Manifest, refusing_broken
+from worker.bulk.job import Job
+from worker.bulk.manifests import AFRESH, Manifest, refusing_broken
 from worker.bulk.reading import SeenIds, is_among
 from worker.bulk.rows import Answer, Block, Found, Item, Position, Problem, Row, Tally, total
 

@@ -15,8 +15,9 @@ from rich.console import Console
 from gpner.errors import ConfigError, GpnerError
 from worker.bulk.flow import Answering, Flow
 from worker.bulk.inputs import Source, find_sources
-from worker.bulk.job import AFRESH, Job
+from worker.bulk.job import Job
 from worker.bulk.local import Local
+from worker.bulk.manifests import AFRESH
 from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED, Options
 from worker.bulk.output import SUMMARY, Shards, count_failures, failures, is_done, publish
 from worker.bulk.over_queue import OverQueue
