@@ -290,13 +290,18 @@ def _sorted_by_length(windows: Sequence["Window"]) -> Iterator[list[int]]:
 
 
 def _peak_memory(device: str) -> int:
-    """Bytes; VmHWM, as what getrusage tells is inherited from the process that started this one."""
+    """Bytes; not by getrusage, whose maximum is inherited from the process that started this one."""
     if device == "cuda":
         import torch
 
         return torch.cuda.max_memory_reserved()
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # type: ignore[index] - Linux always has it
+    return peak_resident_bytes()
+
+
+def peak_resident_bytes(process: int | str = "self") -> int:
+    """The resident set of a process at its greatest, on Linux."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 def main() -> None:

@@ -15,15 +15,14 @@ Where one Redis ends with 1 to 64 workers: benchmarks/one_redis.py. --small is a
 
 import argparse
 import os
-import re
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import page
+from engines import peak_resident_bytes
 from performance import Measured, best_product, describe_peak, run_in_new_process
 from rich.console import Console
 from service import SMALL_TEXT, unfinished, worker
@@ -152,17 +151,11 @@ def _drain(documents: int) -> list[str]:
             while unfinished(client):
                 time.sleep(CHECK_SECONDS)
             seconds = time.perf_counter() - started
-            memory = _peak_memory(reader.pid)
+            memory = peak_resident_bytes(reader.pid)
         done = client.redis.info("memory")["used_memory"]
     # A small backlog is gone before the worker has said that it is ready.
     rate = f"{left / seconds:,.0f}" if left > documents / 2 else ""
     return [f"{documents:,}", rate, *(f"{size / 1e6:,.0f}" for size in (memory, waiting, done))]
-
-
-def _peak_memory(pid: int) -> int:
-    """Bytes of the resident set at its greatest."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
 
 
 def _powers(first: int, last: int, factor: int) -> list[int]:
