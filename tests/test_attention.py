@@ -20,6 +20,13 @@ def random_heads(requires_grad=False):
     return [torch.randn(shape, generator=generator).requires_grad_(requires_grad) for _ in range(3)]
 
 
+@pytest.fixture
+def restored_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 def one_by_one(heads, window):
     """Each document alone, with a mask over all pairs of its tokens. Shape: (1, tokens, heads, head size)."""
     pieces, start = [], 0
@@ -33,7 +40,7 @@ def one_by_one(heads, window):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("window", [*WINDOWS, None])
 def test_a_token_sees_its_window_and_nothing_else(window, dtype, tolerance):
     heads = random_heads()
     narrow = [tensor.to(dtype) for tensor in heads]
@@ -42,6 +49,35 @@ def test_a_token_sees_its_window_and_nothing_else(window, dtype, tolerance):
         found, _ = packed_attention(None, *narrow, None, pack=Pack(LENGTHS, torch.device("cpu"), window))
 
     torch.testing.assert_close(found.float(), one_by_one(heads, window), atol=tolerance, rtol=tolerance)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [300, None])
+def test_a_long_document_gets_the_same_bits_from_any_number_of_threads(window, restored_threads):
+    length = 5000  # so that a block holds as many heads as there are threads
+    heads = torch.randn(3, 1, 4, length, 8, generator=torch.Generator().manual_seed(0)).bfloat16().unbind()
+    pack = Pack((length,), torch.device("cpu"), window)
+
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(packed_attention(None, *heads, None, pack=pack)[0])
+
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("window", [*WINDOWS, None])
+def test_inference_gives_the_bits_of_training(window):
+    lengths = [length for length in LENGTHS if length <= 700]
+    heads = [tensor[:, :, : sum(lengths)].bfloat16() for tensor in random_heads()]
+    trained = [tensor.clone().requires_grad_() for tensor in heads]
+    pack = Pack(tuple(lengths), torch.device("cpu"), window)
+
+    alone, _ = packed_attention(None, *heads, None, pack=pack)
+    with_gradients, _ = packed_attention(None, *trained, None, pack=pack)
+
+    assert torch.equal(alone, with_gradients)
 
 
 @pytest.mark.parametrize(("dtype", "atol", "rtol"), [(torch.float32, 1e-5, 1e-4), (torch.bfloat16, 4e-2, 4e-2)])
