@@ -3,7 +3,7 @@
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -263,6 +263,41 @@ def test_a_message_that_ends_while_redis_is_away_ends_when_it_is_back(tmp_path: 
         ended.result(20)
 
         assert (store.hlen("unacked"), store.llen("calls")) == (0, end == "requeue")
+    server.kill()
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # by Celery
+@pytest.mark.parametrize("step", ["answer", "part of a chord", "next of a chain"])
+def test_what_follows_a_call_is_done_when_redis_is_back(
+    settings: Settings, tmp_path: Path, worker: None, step: str
+) -> None:
+    server = DurableRedis(tmp_path, free_port())
+    server.start()
+    own = settings.model_copy(update={"redis_url": RedisUrl(server.url)})
+    part = Context(id="1", group="a", group_index=0)
+    with celery_app(own) as app, Redis.from_url(server.url) as store, ThreadPoolExecutor() as pool:
+        app.conf.result_backend_transport_options = {}
+        backend = broker.Backend(app=app, url=server.url)
+        with Connection(server.url, transport="worker.broker:Transport") as connection:
+            queue = connection.SimpleQueue("calls")
+            todo: dict[str, Callable[[], Any]] = {
+                "answer": lambda: backend.store_result("1", [], "SUCCESS"),
+                "part of a chord": lambda: backend.on_chord_part_return(part, "SUCCESS", []),
+                "next of a chain": lambda: queue.put("one"),
+            }
+            server.stop()
+            done = pool.submit(todo[step])
+            time.sleep(0.1)
+            server.start()
+            done.result(20)
+            queue.close()
+
+        keys = {
+            "answer": "celery-task-meta-1",
+            "part of a chord": "celery-taskset-meta-a.j",
+            "next of a chain": "calls",
+        }
+        assert {key.decode() for key in store.scan_iter() if not key.startswith(b"_kombu")} == {keys[step]}
     server.kill()
 
 

@@ -1,4 +1,4 @@
-"""Between Celery and Redis: patience where Redis refuses to write, and no harm from messages that are none.
+"""Between Celery and Redis: patience where Redis is away or refuses to write, and no harm from what is no message.
 
 Redis refuses writes while its memory or disk is full, and after a failover. Celery takes that for a mistake in the
 program: it drops the message that it was just popping, forgets the answer that it could not store, and ends the worker,
@@ -44,40 +44,33 @@ def is_working() -> bool:
     return working.is_set() and not is_told_to_end
 
 
-def until_taken(write: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Try a write until Redis takes it, as long as this process is a worker at work. Lost connections are raised.
+def until_taken(step: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Try a step that may be done twice until Redis has taken it, as long as this process is a worker at work.
 
     Raises:
-        redis.ConnectionError: If Redis refuses it and this is no worker, or one that ends. Celery understands that.
+        redis.ConnectionError: If Redis is away or refuses to write, and this is no worker, or one that ends. Celery
+            understands that.
     """
     thread = threading.get_ident()
     try:
         while True:
             try:
-                return write(*arguments, **options)
+                return step(*arguments, **options)
             except redis.ResponseError as error:
                 if not refuses_writes(error):
                     raise
                 words = _words(error)
-            if not is_working():
-                raise redis.ConnectionError(f"Redis refuses to write: {words}")
-            if not _waiting:
-                logger.warning("calls wait until Redis writes again: %s", words)
-            _waiting.add(thread)
+                if not is_working():
+                    raise redis.ConnectionError(f"Redis refuses to write: {words}") from None
+                if not _waiting:
+                    logger.warning("calls wait until Redis writes again: %s", words)
+                _waiting.add(thread)
+            except (redis.ConnectionError, redis.TimeoutError):
+                if not is_working():
+                    raise
             time.sleep(PAUSE_SECONDS)
     finally:
         _waiting.discard(thread)
-
-
-def through_outages(write: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Like `until_taken`, but through lost connections too: for what would be lost, and does no harm twice."""
-    while True:
-        try:
-            return until_taken(write, *arguments, **options)
-        except (redis.ConnectionError, redis.TimeoutError):
-            if not is_working():
-                raise
-        time.sleep(PAUSE_SECONDS)
 
 
 def unless_refused(write: Callable[..., Any], *arguments: Any, **options: Any) -> None:
@@ -105,18 +98,18 @@ class QoS(kombu_redis.QoS):
     def append(self, message: Any, delivery_tag: str) -> None:
         """Note a message: until that is done it exists nowhere but in this process."""
         try:
-            through_outages(super().append, message, delivery_tag)
+            until_taken(super().append, message, delivery_tag)
         except redis.RedisError:
             logger.error("call %s is lost: Redis did not note it", shorten(str(message.headers.get("id"))))
             raise
 
     def ack(self, delivery_tag: str) -> None:
         """Forget one that is done: else it would come again after its visibility timeout."""
-        through_outages(super().ack, delivery_tag)
+        until_taken(super().ack, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Forget one, or put it back."""
-        through_outages(super().reject, delivery_tag, requeue)
+        until_taken(super().reject, delivery_tag, requeue)
 
     def restore_visible(self, *arguments: Any, **options: Any) -> None:
         """Put back those of dead workers."""
@@ -159,7 +152,12 @@ class Channel(kombu_redis.Channel):
         unless_refused(super().maybe_refresh_binding_expiry)
 
     def _put(self, queue: str, message: Any, **options: Any) -> None:
+        # A task of a chain puts the next one here, once it is done.
         until_taken(super()._put, queue, message, **options)
+
+    def get_table(self, exchange: str) -> Any:
+        """Read which queues an exchange has."""
+        return until_taken(super().get_table, exchange)
 
     def _queue_bind(self, *arguments: Any) -> None:
         until_taken(super()._queue_bind, *arguments)
@@ -178,9 +176,13 @@ class Transport(kombu_redis.Transport):
 class Backend(RedisBackend):  # type: ignore[misc]  # celery has no types
     """The store of answers."""
 
+    def get(self, key: str) -> Any:
+        """Read an answer: Celery does so before it stores one, and takes an error for the call's own."""
+        return until_taken(super().get, key)
+
     def set(self, key: str, value: Any, **retry_policy: Any) -> Any:
         """Store an answer and tell who waits for it."""
-        return through_outages(super().set, key, value, **retry_policy)
+        return until_taken(super().set, key, value, **retry_policy)
 
     def on_chord_part_return(self, *arguments: Any, **options: Any) -> None:
         """Count an answer among those that a chord waits for."""
