@@ -4,6 +4,7 @@
 #
 #   MODEL_FOLDER  the checkpoint that workers serve; the demo's unless set
 #   DOCUMENTS     how many to send
+#   REDIS_PORT    where this host reaches Redis meanwhile; likewise PROMETHEUS_PORT and GRAFANA_PORT
 #   TORCH_INDEX   where the image's torch comes from, see ops/Dockerfile
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,6 +13,8 @@ documents=${DOCUMENTS:-240}
 python=${PYTHON:-.venv/bin/python}
 # What a trial under load may take to get a worker ready: its model is loaded by as many at once.
 start_seconds=300
+# Beside what this host may have there already.
+redis_port=${REDIS_PORT:-16379}
 
 fail() {
     echo "error: $*" >&2
@@ -32,9 +35,17 @@ model=${MODEL_FOLDER:-$("$python" -c 'from worker.demo.model import demo_model; 
 project=gpner-trial
 folder=$(mktemp -d)
 say() { printf '%(%H:%M:%S)T  %s\n' -1 "$*"; }
-compose() { "${program[@]}" --project-name "$project" --env-file "$folder/env" "$@"; }
+compose() {
+    "${program[@]}" --file docker-compose.yml --file docker-compose.published.yml --project-name "$project" \
+        --env-file "$folder/env" "$@"
+}
 trial() {
     compose run --rm -T --volume "$PWD/ops/trial.py:/trial.py:ro" producer python /trial.py "$@" 2>"$folder/said"
+}
+
+from_host() {
+    GPNER_REDIS_URL="redis://producer:$(sed -n 's/^PRODUCER_PASSWORD=//p' "$folder/env")@127.0.0.1:$redis_port/0" \
+        "$python" ops/trial.py "$@"
 }
 
 finish() {
@@ -83,6 +94,8 @@ MODELS_FOLDER=$folder/models
 MODEL=trial
 BULK_FOLDER=$folder/bulk
 GRAFANA_PORT=${GRAFANA_PORT:-13000}
+REDIS_PORT=$redis_port
+PROMETHEUS_PORT=${PROMETHEUS_PORT:-19090}
 WORKER_CPUS=1
 GPNER_LEASE_SECONDS=15
 SETTINGS
@@ -98,8 +111,8 @@ compose run --rm -T --user "$(id -u):$(id -g)" bulk gpner-worker bulk corpus.jso
 [ "$(cat "$folder"/bulk/entities/part-*.jsonl | wc -l)" = "$(wc -l <worker/demo/documents.jsonl)" ] ||
     fail "a bulk job must write a line for every document, did not"
 say "a corpus is read"
-trial submit "$documents"
-say "$documents documents are sent"
+from_host submit "$documents"
+say "$documents documents are sent from this host"
 trial wait $((documents / 10))
 
 compose up --detach --scale worker=3 >"$folder/said" 2>&1

@@ -132,7 +132,7 @@ def test_calls_of_a_worker_that_ends_while_redis_refuses_to_write_go_to_another(
         one.signal(signal.SIGTERM)
         assert one.wait() == 0
         store.execute_command(*end.split())
-    # As if the visibility timeout had passed. A worker looks when it starts, and then every hundred seconds.
+    # As if the visibility timeout had passed. A worker looks when it starts, and then every five seconds.
     noted = store.zrange("test:unacked_index", 0, -1)
     store.zadd("test:unacked_index", dict.fromkeys(noted, 0))
     with WorkerProcess(own, "load_capitals", tmp_path / "two", lease_seconds=1):

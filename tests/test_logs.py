@@ -4,6 +4,7 @@ import json
 import logging
 import signal
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from kombu import Connection
 from redis import Redis
 
 from tests.workers import WorkerProcess, wait_until
-from worker.logs import CelerysWords, JsonFormatter, settings_lines
+from worker import logs
+from worker.logs import CelerysWords, JsonFormatter, RateLimit, settings_lines
 from worker.protocol import Keys
 from worker.settings import Settings
 
@@ -55,6 +57,40 @@ def test_what_is_no_text_is_told_as_it_is(message: Any) -> None:
 
     assert CelerysWords().filter(told)
     assert told.getMessage() == str(message)
+
+
+def shown(limit: RateLimit, records: list[logging.LogRecord]) -> list[str]:
+    return [told.getMessage() for told in records if limit.filter(told)]
+
+
+def test_a_flood_of_one_kind_is_cut_and_buries_nothing_else() -> None:
+    limit = RateLimit()
+
+    flood = shown(limit, [record("document %s buried", number) for number in range(5000)])
+    others = shown(limit, [record("ready"), record("document %s buried", 7, logger="another")])
+
+    assert flood[:-1] == [f"document {number} buried" for number in range(99)]
+    assert flood[-1] == "document 99 buried (more like this are left out for a minute)"
+    assert others == ["ready", "document 7 buried"]
+
+
+def test_after_its_minute_a_kind_is_shown_again_with_what_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MINUTE_SECONDS", 0.5)
+    limit = RateLimit()
+    shown(limit, [record("document %s buried", number) for number in range(150)])
+    time.sleep(0.6)
+
+    assert shown(limit, [record("document %s buried", 150)]) == [
+        "document 150 buried (50 more like this were left out before)"
+    ]
+    assert shown(limit, [record("document %s buried", 151)]) == ["document 151 buried"]
+
+
+def test_kinds_without_end_fill_no_memory() -> None:
+    limit = RateLimit()
+
+    assert len(shown(limit, [record(f"{number}") for number in range(5000)])) == 5000
+    assert len(limit._minutes) <= 1000
 
 
 def test_a_message_that_could_not_be_put_back_is_not_quoted() -> None:

@@ -232,7 +232,7 @@ def test_calls_of_a_killed_worker_are_answered_by_another_that_does_no_document_
         one.signal(signal.SIGKILL)
         one.wait()
         done_before, in_flight = done_documents(store), store.zrange("test:unacked_index", 0, -1)
-    # As if the visibility timeout had passed. A worker looks when it starts, and then every hundred seconds.
+    # As if the visibility timeout had passed. A worker looks when it starts, and then every five seconds.
     store.zadd("test:unacked_index", dict.fromkeys(in_flight, 0))
     with WorkerProcess(settings, "load_capitals", tmp_path / "two", **options) as two:
         results = [ended(store, task) for task in tasks]

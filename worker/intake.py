@@ -235,7 +235,14 @@ class Intake:
 
     def _fail(self, entry: Entry, reason: FailureReason, error_type: str, message: str) -> Failed:
         name = address_of(entry.fields, self._queue.keys).document_id or entry.entry_id
-        logger.warning("entry %s of %s buried: %s", entry.entry_id, entry.stream, reason, extra={"documents": [name]})
+        logger.warning(
+            "document %s (entry %s of %s) buried: %s",
+            name,
+            entry.entry_id,
+            entry.stream,
+            reason,
+            extra={"documents": [name]},
+        )
         return Failed(entry, reason, error_type, message)
 
 

@@ -7,6 +7,8 @@ raised; those are cut here, in both formats.
 import json
 import logging
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -33,6 +35,11 @@ _FALSE_ALARM = "Secure redis scheme specified (rediss) with no ssl options, defa
 # These loggers tell what became of tasks. What a task was given, returned and raised can hold a document.
 _TASK_LOGGERS = ("celery.app.trace", "celery.worker.request", "celery.worker.strategy")
 _QUOTING_VALUES = ("args", "kwargs", "return_value", "traceback")
+# Lines of one kind that a minute shows; a flood of broken documents must not bury what else an operator has to read.
+LINES_A_MINUTE = 100
+MINUTE_SECONDS = 60.0
+# Kinds that are remembered. A program that puts what it tells into the words themselves makes one of every line.
+_MOST_KINDS = 1_000
 
 
 def connect() -> None:
@@ -83,10 +90,47 @@ class CelerysWords(logging.Filter):
         return True
 
 
+class RateLimit(logging.Filter):
+    """Drops lines beyond the first hundred of their kind in a minute, and says how many in the next that is shown.
+
+    Of one kind are lines of one logger with the same words but for what is filled in.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        # By kind, when its minute began and how many lines it has had since.
+        self._minutes: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Count the record; False drops it."""
+        kind, now = (record.name, str(record.msg)), time.monotonic()
+        left_out = 0
+        with self._lock:
+            if len(self._minutes) >= _MOST_KINDS:
+                self._minutes.clear()
+            began, lines = self._minutes.get(kind, (now, 0))
+            if now - began >= MINUTE_SECONDS:
+                left_out = max(0, lines - LINES_A_MINUTE)
+                began, lines = now, 0
+            lines += 1
+            self._minutes[kind] = began, lines
+        if left_out:
+            _append(record, f"{left_out} more like this were left out before")
+        elif lines == LINES_A_MINUTE:
+            _append(record, "more like this are left out for a minute")
+        return lines <= LINES_A_MINUTE
+
+
+def _append(record: logging.LogRecord, words: str) -> None:
+    record.msg, record.args = f"{record.getMessage()} ({words})", ()
+
+
 def _dress(logger: logging.Logger, **_: Any) -> None:
     is_json = load_settings().log_format == "json"
     for handler in logger.handlers:
         handler.addFilter(CelerysWords())
+        handler.addFilter(RateLimit())
         if is_json:
             handler.setFormatter(JsonFormatter())
     if is_json:

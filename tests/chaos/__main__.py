@@ -95,7 +95,7 @@ def main() -> int:
             suite.add(fault.name, fault, LOADS, fault.long)
     if REAL_MODEL in wanted:
         try:
-            suite.add(REAL_MODEL, FAULTS[0], [Load("backlog", 1)], REAL_KILLS, demo_reader())
+            suite.add(REAL_MODEL, FAULTS[0], [Load("backlog", 1), Load("steady", 3)], REAL_KILLS, demo_reader())
         except CheckpointError as error:
             suite.skip(REAL_MODEL, str(error))
     console.print(table(suite.rows))
