@@ -57,8 +57,34 @@ def load_ours(model: Path, device: str) -> "Extractor":
 
 def gpner(model: Path, device: str) -> Engine:
     """Ours, with whatever texts there are read as a stream."""
-    extractor = load_ours(model, device)
+    return _streaming(load_ours(model, device))
 
+
+def gpner_compiled(model: Path, device: str) -> Engine:
+    """Ours, with the encoder's layers compiled once for packs of any size."""
+    extractor = load_ours(model, device)
+    import torch
+    from transformers import AttentionInterface
+
+    from gpner.attention import IMPLEMENTATION, packed_attention
+
+    # Traced, it would be compiled anew for other documents: a pack's lengths are constants to the compiler.
+    AttentionInterface.register(IMPLEMENTATION, torch.compiler.disable(packed_attention))
+    for layer in extractor.model.encoder.encoder.layer:
+        layer.compile(dynamic=True)
+    return _streaming(extractor)
+
+
+def gpner_torch_decode(model: Path, device: str) -> Engine:
+    """Ours, with spans decoded by torch as where there is no Triton."""
+    extractor = load_ours(model, device)
+    from gpner import decoding
+
+    decoding._search_on = lambda _: decoding._find_cells
+    return _streaming(extractor)
+
+
+def _streaming(extractor: "Extractor") -> Engine:
     def run(texts: Sequence[str]) -> Entities:
         extractions = extractor.extract_iter(texts)
         return [[(e.start, e.end, e.label) for e in extraction.entities] for extraction in extractions]
@@ -169,6 +195,8 @@ def spacy(model: Path, device: str) -> Engine:
 
 ENGINES = {
     "gpner": gpner,
+    "gpner-compiled": gpner_compiled,
+    "gpner-torch-decode": gpner_torch_decode,
     "naive": naive,
     "naive-bf16": naive_half,
     "first-come": first_come,
@@ -179,6 +207,8 @@ ENGINES = {
     "spacy": spacy,
 }
 CPU_ONLY = ("onnx", "spacy")
+# On a CPU the compiler knows nothing of weights that are laid out beforehand.
+GPU_ONLY = ("gpner-compiled",)
 
 
 class _Padded:
@@ -313,6 +343,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.device != "cpu" and options.engine in CPU_ONLY:
         parser.error(f"{options.engine} runs on the CPU only here, was asked for: {options.device}")
+    if options.device == "cpu" and options.engine in GPU_ONLY:
+        parser.error(f"{options.engine} runs on a GPU only, was asked for: cpu; pass --device cuda")
     texts = json.loads(options.texts.read_text(encoding="utf-8"))
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries print what they like
     run = ENGINES[options.engine](options.model, options.device)

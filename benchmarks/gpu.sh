@@ -4,7 +4,7 @@
 #
 #   OUT=results benchmarks/gpu.sh
 #
-# OUT      folder for what was found: machine.txt, install.txt, tests.txt, performance.txt, profile-*.txt
+# OUT      folder for what was found: machine.txt, install.txt, tests.txt, performance.txt, profile-*.txt, variants.txt
 # DEVICE   cuda by default; cpu to try this script itself
 # SCALE    so many times the documents that a CPU gets
 # REPEATS  rounds of every engine
@@ -37,7 +37,7 @@ step() {
     echo "$((SECONDS - began)) s, ended with $code: $* ($file)"
 }
 
-rm -f "$OUT"/{machine,install,tests,performance,profile-mix,profile-short}.txt
+rm -f "$OUT"/{machine,install,tests,performance,profile-mix,profile-short,variants}.txt
 
 step machine.txt 60 python3 -c '
 import platform, torch, transformers
@@ -69,12 +69,21 @@ else
 fi
 
 step install.txt 60 python3 benchmarks/stand_in.py "$DATA"
-engines=(gpner naive naive-bf16)
-step performance.txt 300 python3 benchmarks/performance.py "$RUNS" --litbank "$DATA/long.jsonl.gz" \
-    --wnut17 "$DATA/short.jsonl.gz" --encoder "$DATA/tokenizer" --only "length mix" "short texts" \
-    --engines "${engines[@]}" --device "$DEVICE" --scale "$SCALE" --repeats "$REPEATS"
-for engine in "${engines[@]}"; do
-    [ ! -s "$RUNS/$engine.log" ] || tail -n 20 "$RUNS/$engine.log" >>"$OUT/performance.txt"
-done
+# compare FILE SECONDS ENGINES WORKLOAD...: what the engines make of the workloads, in turn, with the ends of their logs.
+compare() {
+    local file=$1 most=$2 engines engine
+    read -ra engines <<<"$3"
+    shift 3
+    step "$file" "$most" python3 benchmarks/performance.py "$RUNS" --litbank "$DATA/long.jsonl.gz" \
+        --wnut17 "$DATA/short.jsonl.gz" --encoder "$DATA/tokenizer" --only "$@" \
+        --engines "${engines[@]}" --device "$DEVICE" --scale "$SCALE" --repeats "$REPEATS"
+    for engine in "${engines[@]}"; do
+        [ ! -s "$RUNS/$engine.log" ] || tail -n 20 "$RUNS/$engine.log" >>"$OUT/$file"
+    done
+}
+
+compare performance.txt 300 "gpner naive naive-bf16" "length mix" "short texts"
 step profile-mix.txt 60 python3 benchmarks/where_time_goes.py "$RUNS/bert-base" "$RUNS/length-mix.json" --device "$DEVICE"
 step profile-short.txt 60 python3 benchmarks/where_time_goes.py "$RUNS/bert-base" "$RUNS/short-texts.json" --device "$DEVICE"
+# Last, as first of all it is to be known how fast that is which is there: what could be had by other means.
+compare variants.txt 200 "gpner gpner-compiled gpner-torch-decode" "length mix"

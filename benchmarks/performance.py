@@ -45,6 +45,8 @@ PRODUCTS = ((4_096, 768, 768), (4_096, 768, 3_072), (4_096, 3_072, 768))
 TRUTH = "gpner"
 NAMES = {
     "gpner": "**gpner** (bf16)",
+    "gpner-compiled": "gpner, its encoder's layers compiled",
+    "gpner-torch-decode": "gpner, decoding without Triton",
     "naive": "transformers fp32, batches of 32 as they come",
     "naive-bf16": "transformers bf16, batches of 32 as they come",
     "first-come": "transformers bf16, as they come, 16k padded budget",

@@ -77,12 +77,17 @@ class Pack:
     @cached_property
     def positions(self) -> Tensor:
         """Position of each token in its document. Shape: (tokens,)."""
-        return torch.cat([torch.arange(length) for length in self.lengths]).to(self.device)
+        return self._there(torch.cat([torch.arange(length) for length in self.lengths]))
 
     @cached_property
     def cumulative(self) -> Tensor:
         """Document borders for the GPU kernel. Shape: (documents + 1,), int32."""
-        return torch.tensor([*self.starts, sum(self.lengths)], dtype=torch.int32, device=self.device)
+        return self._there(torch.tensor([*self.starts, sum(self.lengths)], dtype=torch.int32))
+
+    def _there(self, tensor: Tensor) -> Tensor:
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()  # else the host would wait for the GPU
+        return tensor.to(self.device, non_blocking=True)
 
     @cached_property
     def long_documents(self) -> list[tuple[int, int]]:

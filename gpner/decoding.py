@@ -7,7 +7,9 @@ never taken from the matrix product, so that it depends neither on the block nor
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -45,22 +47,31 @@ class Span(NamedTuple):
     logit: float
 
 
-class _Group(NamedTuple):
-    """Labels that share their vectors, in fp32, with what bounds their logits.
+class Cells(NamedTuple):
+    """Spans of tokens that may be entities, each of the labels of one group. Shape of all three: (cells,), int64."""
 
-    `bound_query` (length, head_size + 1) times `bound_key` of the same shape is a cell's score plus its greatest end
-    bias; only where that exceeds `floor` (length,) of the row can any label exceed its threshold.
+    group: Tensor
+    first: Tensor
+    last: Tensor
+
+
+class Bounds(NamedTuple):
+    """What bounds the logits of each group of labels that share their vectors, in fp32.
+
+    query[i, g] · key[j, g] + greatest_end[j, g], however coarsely multiplied, exceeds floor[i, g] wherever a label of
+    group g may exceed its threshold from token i to token j. Shape of the first two: (length, groups, head_size), of
+    the others: (length, groups).
     """
 
-    first_label: int
     query: Tensor
     key: Tensor
-    start_bias: Tensor
-    end_bias: Tensor
-    thresholds: Tensor
-    bound_query: Tensor
-    bound_key: Tensor
+    greatest_end: Tensor
     floor: Tensor
+
+
+# From the bounds, and where spans that start at each token must end (`_limits`), to the cells within these limits whose
+# bound passes, in any order and in pieces that fit in memory.
+Search = Callable[[Bounds, Tensor], Iterator[Cells]]
 
 
 def decode_spans(factors: SpanFactors, thresholds: Tensor, *, max_entity_tokens: int | None = None) -> list[Span]:
@@ -107,18 +118,24 @@ def decode_pack(
     """
     _check(factors, contents, thresholds)
     limits = _limits(contents, factors.query.shape[0], max_entity_tokens)
-    blocks = list(_blocks(limits, GPU_ROWS if factors.query.is_cuda else CPU_ROWS))
-    if not blocks:
+    return _decode(_search_on(factors.query.device), factors, contents, limits, thresholds)
+
+
+def _decode(
+    search: Search, factors: SpanFactors, contents: Sequence[tuple[int, int]], limits: Tensor, thresholds: Tensor
+) -> list[list[Span]]:
+    if not limits.any():
         return [[] for _ in contents]
-    limits = limits.to(factors.query.device)
+    if factors.query.is_cuda:
+        limits = limits.pin_memory()  # else copying it would wait for the GPU
+    factors = SpanFactors(*(tensor.float() for tensor in vars(factors).values()))
+    thresholds = thresholds.to(factors.query.device, torch.float32).view(factors.query.shape[1], -1)
     found: list[Tensor] = []
-    for group in _groups(factors, thresholds):
-        for rows, columns in blocks:
-            first, last = _candidates(group, limits, rows, columns)
-            if len(first):
-                pieces = zip(torch.split(first, CELLS), torch.split(last, CELLS), strict=True)
-                found += [_score(group, *cells) for cells in pieces]
-                _refuse_a_flood(found)
+    for cells in search(_bounds(factors, thresholds), limits):
+        if len(cells.first):
+            pieces = zip(*(torch.split(tensor, CELLS) for tensor in cells), strict=True)
+            found += [_score(factors, thresholds, Cells(*piece)) for piece in pieces]
+            _refuse_a_flood(found)
     return _to_spans(found, contents)
 
 
@@ -168,13 +185,45 @@ def _check(factors: SpanFactors, contents: Sequence[tuple[int, int]], thresholds
 
 def _limits(contents: Sequence[tuple[int, int]], length: int, max_entity_tokens: int | None) -> Tensor:
     """Say for each token where spans that start at it must end: before this token. Shape: (length,), on the host."""
-    limits: list[int] = []
-    for first, stop in contents:
-        limits += [0] * (first - len(limits))
-        limits += [stop] * (stop - first)
-    limits += [0] * (length - len(limits))
-    ends = torch.tensor(limits, dtype=torch.int64)
-    return ends if max_entity_tokens is None else ends.minimum(torch.arange(length) + max_entity_tokens)
+    borders = torch.tensor([0, *(border for content in contents for border in content), length])
+    limit_of_stretch = torch.tensor([0, *(limit for _, stop in contents for limit in (stop, 0))])
+    limits = limit_of_stretch.repeat_interleave(borders.diff())
+    return limits if max_entity_tokens is None else limits.minimum(torch.arange(length) + max_entity_tokens)
+
+
+@cache
+def _search_on(device: torch.device) -> Search:
+    """Choose the kernel where there is a GPU, and Triton can compile for it."""
+    if device.type == "cuda" and find_spec("triton") is not None:
+        from gpner import decoding_triton
+
+        if decoding_triton.compiles(device):
+            return decoding_triton.find_cells
+    return _find_cells
+
+
+def _bounds(factors: SpanFactors, thresholds: Tensor) -> Bounds:
+    """Bound the logits of all labels of a group at once. Shape of the thresholds: (groups, labels of a group)."""
+    start_bias = factors.start_bias.unflatten(1, thresholds.shape)
+    greatest_end = factors.end_bias.unflatten(1, thresholds.shape).amax(dim=2)
+    # Every error of the bound is relative to a product of these norms or to a bias.
+    norms = torch.linalg.vector_norm(factors.query, dim=2) * torch.linalg.vector_norm(factors.key, dim=2).amax(dim=0)
+    margin = MARGIN * (norms + greatest_end.abs().amax(dim=0) + start_bias.abs().amax(dim=2))
+    return Bounds(factors.query, factors.key, greatest_end, -(start_bias - thresholds).amax(dim=2) - margin)
+
+
+def _find_cells(bounds: Bounds, limits: Tensor) -> Iterator[Cells]:
+    """Search block by block in torch alone."""
+    blocks = list(_blocks(limits, GPU_ROWS if bounds.query.is_cuda else CPU_ROWS))
+    limits = limits.to(bounds.query.device, non_blocking=True)
+    for group in range(bounds.query.shape[1]):
+        query = pad(bounds.query[:, group], (0, 1), value=1.0)
+        key = torch.cat((bounds.key[:, group], bounds.greatest_end[:, group, None]), dim=1)
+        for rows, columns in blocks:
+            first, last = _hot_cells(query[rows] @ key[columns].T, bounds.floor[rows, group])
+            first, last = first + rows.start, last + columns.start
+            inside = (last >= first) & (last < limits[first])
+            yield Cells(torch.full_like(first[inside], group), first[inside], last[inside])
 
 
 def _blocks(limits: Tensor, height: int) -> Iterator[tuple[slice, slice]]:
@@ -185,42 +234,23 @@ def _blocks(limits: Tensor, height: int) -> Iterator[tuple[slice, slice]]:
             yield slice(start, min(start + height, stop)), slice(left, min(left + COLUMNS, stop))
 
 
-def _groups(factors: SpanFactors, thresholds: Tensor) -> Iterator[_Group]:
-    """Yield one group with all labels, or one for each label that has vectors of its own."""
-    n_groups = factors.query.shape[1]
-    size = len(thresholds) // n_groups
-    thresholds = thresholds.to(factors.query.device, torch.float32)
-    for index in range(n_groups):
-        labels = slice(index * size, (index + 1) * size)
-        query, key = factors.query[:, index].float(), factors.key[:, index].float()
-        start_bias, end_bias = factors.start_bias[:, labels].float(), factors.end_bias[:, labels].float()
-        greatest_end = end_bias.amax(dim=1, keepdim=True)
-        bound_query, bound_key = pad(query, (0, 1), value=1.0), torch.cat((key, greatest_end), dim=1)
-        # Every error of the bound is relative to a product of these norms or to a start bias.
-        norms = torch.linalg.vector_norm(bound_query, dim=1) * torch.linalg.vector_norm(bound_key, dim=1).amax()
-        margin = MARGIN * (norms + start_bias.abs().amax(dim=1))
-        floor = -(start_bias - thresholds[labels]).amax(dim=1) - margin
-        yield _Group(labels.start, query, key, start_bias, end_bias, thresholds[labels], bound_query, bound_key, floor)
-
-
-def _candidates(group: _Group, limits: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
-    """Return first and last tokens of the cells of a block in which some label may exceed its threshold."""
-    bounds = group.bound_query[rows] @ group.bound_key[columns].T
-    floor = group.floor[rows]
+def _hot_cells(bounds: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows and columns where the bounds pass the floor of the row; most rows are dismissed as a whole."""
     hot = (bounds.amax(dim=1) > floor).nonzero()[:, 0]
     row, column = (bounds[hot] > floor[hot, None]).nonzero(as_tuple=True)
-    first, last = hot[row] + rows.start, column + columns.start
-    inside = (last >= first) & (last < limits[first])
-    return first[inside], last[inside]
+    return hot[row], column
 
 
-def _score(group: _Group, first: Tensor, last: Tensor) -> Tensor:
+def _score(factors: SpanFactors, thresholds: Tensor, cells: Cells) -> Tensor:
     """Return the spans among some cells: label, first token, last token and logit in float64. Shape: (4, spans)."""
-    logits = _dot(group.query[first], group.key[last]) + group.start_bias[first] + group.end_bias[last]
-    cell, label = (logits > group.thresholds).nonzero(as_tuple=True)
+    group, first, last = cells
+    start_bias = factors.start_bias.unflatten(1, thresholds.shape)[first, group]
+    end_bias = factors.end_bias.unflatten(1, thresholds.shape)[last, group]
+    logits = _dot(factors.query[first, group], factors.key[last, group]) + start_bias + end_bias
+    cell, label = (logits > thresholds[group]).nonzero(as_tuple=True)
     return torch.stack(
         (
-            (label + group.first_label).double(),
+            (group[cell] * thresholds.shape[1] + label).double(),
             first[cell].double(),
             last[cell].double(),
             logits[cell, label].double(),

@@ -1,4 +1,4 @@
-"""What ops/try-compose.sh runs on the host and in a producer's container: sends documents, waits, counts what came back.
+"""What ops/try-compose.sh runs on the host and in a producer's container: sends documents, waits, counts answers.
 
 Every document is sent under an id of its own, with a stream that gets its answer too. A lost document is an id without
 a result, one that was answered twice stands twice on the stream. The texts are the demo's, each many times over, so

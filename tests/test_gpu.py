@@ -1,12 +1,18 @@
 """What only a GPU can show; run where there is one."""
 
 import copy
+import time
+import warnings
+from contextlib import contextmanager
 
 import pytest
 import torch
 
+from gpner import decoding
 from gpner.attention import Pack, packed_attention
+from gpner.decoding import decode_pack
 from gpner.extractor import Extractor, place
+from gpner.heads import SpanFactors
 from tests.models import tiny_model, tiny_text_model
 from worker.budget import TokenBudget
 from worker.forwarding import Forwarder
@@ -64,6 +70,75 @@ def test_a_training_step_has_the_gradients_of_the_cpu():
 
     for name, gradient in gradients["cpu"].items():
         torch.testing.assert_close(gradients["cuda"][name], gradient, atol=1e-4, rtol=1e-3)
+
+
+CONTENTS = [(1, 31), (33, 34), (38, 600), (602, 2999)]
+
+
+def random_factors(groups):
+    generator = torch.Generator("cuda").manual_seed(0)
+    vectors = torch.randn(2, 3000, groups, 64, generator=generator, device="cuda")
+    biases = torch.randn(2, 3000, 4, generator=generator, device="cuda")
+    return SpanFactors(vectors[0], vectors[1], biases[0], biases[1])
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("threshold", [8.0, 30.0, 99.0])
+@pytest.mark.parametrize("max_entity_tokens", [None, 40])
+def test_the_kernel_finds_the_spans_of_torch_to_the_bit(groups, threshold, max_entity_tokens):
+    decoding_triton = pytest.importorskip("gpner.decoding_triton", reason="needs Triton")
+    factors, thresholds = random_factors(groups), torch.tensor([threshold, 99.0, 99.0, 30.0], device="cuda")
+    limits = decoding._limits(CONTENTS, 3000, max_entity_tokens)
+
+    by_kernel = decoding._decode(decoding_triton.find_cells, factors, CONTENTS, limits, thresholds)
+    by_torch = decoding._decode(decoding._find_cells, factors, CONTENTS, limits, thresholds)
+
+    assert by_kernel == by_torch
+    assert sum(map(len, by_kernel)) > (50 if max_entity_tokens is None else 0)
+
+
+@contextmanager
+def waits_for_the_gpu():
+    """Collects a warning for every operation for whose end the host waits, of those that torch can tell."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        seen.clear()  # it warns of itself
+        try:
+            yield seen
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_searching_a_pack_waits_for_the_gpu_once_and_decoding_it_twice_more():
+    decoding_triton = pytest.importorskip("gpner.decoding_triton", reason="needs Triton")
+    factors, thresholds = random_factors(4), torch.full((4,), 30.0, device="cuda")
+    bounds, limits = decoding._bounds(factors, thresholds[:, None]), decoding._limits(CONTENTS, 3000, None).pin_memory()
+    decode_pack(factors, CONTENTS, thresholds)  # compiles
+
+    with waits_for_the_gpu() as of_search:
+        (cells,) = decoding_triton.find_cells(bounds, limits)
+    with waits_for_the_gpu() as of_decoding:
+        spans = decode_pack(factors, CONTENTS, thresholds)
+
+    assert len(of_search) == 1
+    assert len(of_decoding) <= 3
+    assert len(cells.first) >= sum(map(len, spans)) > 50
+
+
+def test_seconds_of_forward_and_decoding_are_those_of_the_run(wordpiece_tokenizer):
+    model = tiny_text_model(wordpiece_tokenizer, thresholds=[2.0, 2.0])
+    place(model, torch.device("cuda"))
+    extractor = Extractor(model, wordpiece_tokenizer, model_name="tiny")
+    documents = extractor.tokenize(["Ann met the mayor of Lisbon. " * 40, ""])
+    extractor.run(documents)  # compiles
+    begun = time.perf_counter()
+
+    result = extractor.run(documents)
+
+    assert result.forward_seconds > 0
+    assert result.decode_seconds > 0
+    assert result.forward_seconds + result.decode_seconds <= time.perf_counter() - begun
 
 
 def test_the_extractor_finds_on_the_gpu_what_it_finds_on_the_cpu(wordpiece_tokenizer):
