@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tests.bulk_tools import bulk_command, row, rows_of, write_jsonl, write_parquet
 from tests.terminals import Terminal
+from tests.workers import wait_until
 
 ROWS = [row(number) for number in range(25)]
 
@@ -159,6 +161,20 @@ def test_a_fault_that_nobody_foresaw_is_no_end_of_the_job(corpus, monkeypatch):
 
     assert done.returncode == 3
     assert b"TypeError" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_packages_are_loaded_is_a_stop_too(corpus, tmp_path, number):
+    (tmp_path / "pyarrow.py").write_text("import pathlib, time; pathlib.Path('loading').touch(); time.sleep(60)")
+    paths = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ['PYTHONPATH']}"}
+    command = [sys.executable, *bulk_command(corpus, "--output", "out", "--local")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=paths) as job:
+        wait_until(lambda: Path("loading").exists(), 30)
+
+        job.send_signal(number)
+
+        assert job.wait(30) == 3
+        assert job.stderr.read() == f"stopped by {number.name}; the same command goes on\n".encode()
 
 
 def test_without_redis_a_job_over_the_queue_does_not_begin(corpus):

@@ -224,31 +224,6 @@ def test_an_output_within_the_input_is_never_read(corpus, tmp_path):
         bulk(OUT, OUT / "part-00000.jsonl", **COMMON)
 
 
-@pytest.mark.parametrize("retry", [False, True])
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("part-00000.json", '{"number": 0, "it'),
-        ("part-00000.json", "[]"),
-        ("part-00000.json", None),
-        ("job.json", '{"name": "x"}'),
-        ("job.json", '{"name": "x", "opti'),
-        ("part-00000.sample.jsonl", '{"text": "x"}\n'),
-        ("part-00000.failures.jsonl", '{"source": "x", "ro'),
-        ("part-00000.failures.jsonl", None),
-        ("seen.sqlite", None),
-    ],
-)
-def test_what_somebody_has_spoilt_in_a_jobs_folder_is_named(corpus, name, content, retry):
-    write_jsonl(corpus, ["broken", *ROWS])
-    bulk(OUT, corpus, **COMMON)
-    path = OUT / ".job" / name
-    path.unlink() if content is None else path.write_text(content)
-
-    with pytest.raises(ConfigError, match=rf"{name} must (be what a bulk job wrote|hold)|shard 0 is missing"):
-        bulk(OUT, corpus, **COMMON, retry_failures=retry)
-
-
 def test_failures_alone_are_tried_again(tmp_path, monkeypatch):
     rows = [row(number) for number in range(6)] + [ROWS[0]]
     for number in (1, 4):

@@ -10,6 +10,8 @@ import pytest
 from tests.bulk_tools import BulkProcess, bulk, digests, rows_of, summary_of, write_jsonl
 from tests.workers import wait_until
 from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED
+from worker.engine import Engine
+from worker.settings import Settings
 
 KILLS = 50
 
@@ -68,6 +70,27 @@ def test_the_first_signal_finishes_what_is_under_way_and_the_same_command_goes_o
     assert 0 < summary_of(Path("out"))["documents"] == len(rows_of(Path("out"))) < 360
     assert finish("out", corpus) == DONE_WITH_FAILURES
     assert digests(Path("out")) == digests(Path("undisturbed"))
+
+
+def load_for_ever(settings: Settings) -> Engine:
+    """What a large model does, until somebody has enough."""
+    Path("loading").touch()
+    time.sleep(3600)
+    raise AssertionError("no signal came")
+
+
+@pytest.mark.parametrize("output", ["out", "-"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_model_is_loaded_stops_at_once_and_the_same_command_goes_on(tmp_path, number, output):
+    corpus = make_corpus(tmp_path, 40)
+    job = BulkProcess(corpus, "--output", output, "--local", log=Path("log"), GPNER_ENGINE=f"{__name__}:load_for_ever")
+    wait_until(lambda: Path("loading").exists(), 30)
+
+    job.send_signal(number)
+
+    assert job.wait() == STOPPED
+    assert Path("log").read_text() == f"stopped by {number.name}; the same command goes on\n"
+    assert finish("out", corpus) == DONE
 
 
 def test_what_was_under_way_at_a_stop_is_not_done_again(tmp_path):

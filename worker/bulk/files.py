@@ -1,10 +1,14 @@
-"""How files are written: whole or not at all, as Parquet with a typed nested list of entities, or as JSON lines."""
+"""How files are written: whole or not at all, as Parquet with a typed nested list of entities, or as JSON lines.
+
+What a job reads again has a checksum, as somebody may have spoilt it in a way that still reads well.
+"""
 
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
+from zlib import crc32
 
 import pyarrow
 from pyarrow import json as arrow_json
@@ -42,9 +46,53 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     sync(path.parent)
 
 
-def write_lines(path: Path, lines: Iterable[bytes]) -> None:
+class Content(NamedTuple):
+    """What tells whether a file holds what was written: its bytes and their checksum."""
+
+    size: int = 0
+    checksum: int = 0
+
+    def then(self, more: bytes) -> "Content":
+        """That of a file which goes on with these bytes."""
+        return Content(self.size + len(more), crc32(more, self.checksum))
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> Content:
     """Write a file of lines, as `write_whole` does."""
-    write_whole(path, lambda file: file.writelines(line + b"\n" for line in lines))
+    content = Content()
+
+    def write(file: BinaryIO) -> None:
+        nonlocal content
+        for line in lines:
+            content = content.then(line + b"\n")
+            file.write(line + b"\n")
+
+    write_whole(path, write)
+    return content
+
+
+def write_object(path: Path, json_object: bytes) -> None:
+    """Write an object of JSON, which gets a checksum as its first member, as `write_whole` does."""
+    rest = json_object.removeprefix(b"{")
+    write_whole(path, lambda file: file.write(_opening(rest) + rest))
+
+
+def read_object(path: Path) -> bytes:
+    """What `write_object` has written.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is another content.
+    """
+    content = path.read_bytes()
+    rest = content[len(_opening(b"")) :]
+    if content != _opening(rest) + rest:
+        raise ValueError("its checksum is not that of its content")
+    return content
+
+
+def _opening(rest: bytes) -> bytes:
+    return b'{"checksum": "%08x",\n' % crc32(rest)
 
 
 def sync(path: Path) -> None:

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from gpner.errors import GpnerError
+from worker.bulk.leaving import STOPPING
 from worker.bulk.rows import Answer, Answered, Block, Problem
 from worker.bulk.show import Display
 
@@ -127,7 +128,7 @@ class Flow:
                 raise KeyboardInterrupt
             self.stop(f"stopped by {signal.Signals(number).name}")
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, handle) for number in STOPPING}
         try:
             yield
         finally:

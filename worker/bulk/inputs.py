@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
 from gpner.errors import ConfigError
+from worker.bulk.addresses import Remote, innermost, is_remote, reaching, remote_files, shown
 
 Kind = Literal["jsonl", "csv", "tsv", "parquet", "arrow", "texts"]
 KINDS: dict[str, Kind] = {
@@ -26,29 +27,55 @@ STANDARD_INPUT = "-"
 JOB_FOLDER = ".job"
 # A file is told by its length and so many bytes at both ends: reading all of it would double the reading.
 END_BYTES = 65_536
+# Letters of a digest that tells names apart.
+MARK_LETTERS = 8
 KNOWN = "known are .jsonl, .csv, .tsv, .parquet and .txt (with .gz, .zst or .bz2 behind), folders, and - for JSONL"
 
-# Name and size in bytes.
-File = tuple[str, int]
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file: its name as the output has it, its size in bytes, 0 where that cannot be known, and how it is opened."""
+
+    name: str
+    size: int
+    remote: Remote | None = None
+
+    @property
+    def address(self) -> str:
+        """What names it alone; if it lies behind an address, that may hold secrets."""
+        if self.remote is not None:
+            return self.remote.address
+        return self.name if self.name == STANDARD_INPUT else os.path.realpath(self.name)
+
+    def open(self) -> BinaryIO:
+        """Open it.
+
+        Raises:
+            OSError: If that fails.
+        """
+        if self.remote is not None:
+            return self.remote.open()
+        return sys.stdin.buffer if self.name == STANDARD_INPUT else Path(self.name).open("rb")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file, standard input, or text files that count as one source with a row for each.
-
-    `size` is in bytes, 0 where it cannot be known; `files` are the names and sizes of those of the kind "texts".
-    """
+    """A file, or standard input, or text files that count as one source with a row for each."""
 
     name: str
     kind: Kind
-    size: int
+    files: tuple[File, ...]
     compression: str | None = None
-    files: tuple[File, ...] = ()
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The files of which it consists."""
-        return tuple(name for name, _ in self.files) or (self.name,)
+    def file(self) -> File:
+        """The file that it is, but for the kind "texts"."""
+        return self.files[0]
+
+    @property
+    def size(self) -> int:
+        """In bytes, 0 where that cannot be known."""
+        return sum(file.size for file in self.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +98,11 @@ def find_sources(inputs: Sequence[str], output: Path | None = None) -> Input:
     """
     files = _Files(output)
     sources: list[Source] = []
-    for name in inputs:
+    for name in (each.removeprefix("file://") for each in inputs):
         found = [source for group, members in _groups(name) for source in _of_files(group, members)]
         if not found:
-            raise ConfigError(f"an input must name files, {name} names none; {KNOWN}")
-        if all(files.is_written(file) for source in found for file in source.names):
+            raise ConfigError(f"an input must name files, {shown(name)} names none; {KNOWN}")
+        if all(files.is_written(file) for source in found for file in source.files):
             raise ConfigError(f"--output must not hold the input, {output} holds {name}; choose another folder")
         sources += filter(None, map(files.take, found))
     return Input(sources, files.doubles)
@@ -87,55 +114,34 @@ class _Files:
     def __init__(self, output: Path | None) -> None:
         self.doubles: list[tuple[str, str]] = []
         self._output = None if output is None else output.resolve()
-        self._names: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # by address
+        self._taken: set[str] = set()
 
-    def is_written(self, name: str) -> bool:
+    def is_written(self, file: File) -> bool:
         """Whether a file belongs to the output."""
-        return self._output is not None and self._output in Path(_place(name)).parents
+        return self._output is not None and self._output in Path(file.address).parents
 
     def take(self, source: Source) -> Source | None:
         """A source without files of the output, and those that were found before; None if that leaves nothing."""
-        if source.kind != "texts":
-            return source if self._is_new(source.name) else None
-        files = tuple(file for file in source.files if self._is_new(file[0]))
-        return replace(source, files=files, size=sum(size for _, size in files)) if files else None
+        files = tuple(filter(None, map(self._take_file, source.files)))
+        if not files:
+            return None
+        return replace(source, files=files, name=source.name if source.kind == "texts" else files[0].name)
 
-    def _is_new(self, name: str) -> bool:
-        if self.is_written(name):
-            return False
-        _refuse_unwritable(name)
-        place = _place(name)
-        if place in self._names:
-            self.doubles.append((name, self._names[place]))
-            return False
-        self._names[place] = name
-        return True
-
-
-def open_file(name: str) -> BinaryIO:
-    """Open a file, here or anywhere that fsspec reaches.
-
-    Raises:
-        OSError: If that fails.
-    """
-    if name == STANDARD_INPUT:
-        return sys.stdin.buffer
-    if is_remote(name):
-        system, path = _remote(name)
-        with reaching(name):
-            return cast(BinaryIO, system.open(path, "rb"))
-    return Path(name).open("rb")
-
-
-@contextmanager
-def reaching(name: str) -> Iterator[None]:
-    """Turn whatever the packages behind fsspec raise for an address into an OSError that names it."""
-    try:
-        yield
-    except Exception as error:
-        if not is_remote(name) or isinstance(error, ConfigError):
-            raise
-        raise OSError(f"{name} cannot be reached: {type(error).__name__}: {error}") from error
+    def _take_file(self, file: File) -> File | None:
+        if self.is_written(file):
+            return None
+        _refuse_unwritable(file.name)
+        address = file.address
+        if address in self._names:
+            self.doubles.append((file.name, self._names[address]))
+            return None
+        if file.name in self._taken:  # addresses that differ in their secrets alone, which are not shown
+            mark = hashlib.sha256(address.encode()).hexdigest()[:MARK_LETTERS]
+            file = replace(file, name=f"{file.name}?{mark}")
+        self._taken.add(file.name)
+        self._names[address] = file.name
+        return file
 
 
 def digest(source: Source, length: int) -> str | None:
@@ -147,8 +153,11 @@ def digest(source: Source, length: int) -> str | None:
     if source.name == STANDARD_INPUT:
         return None
     if source.kind == "texts":
-        return hashlib.sha256(repr(source.files[:length]).encode()).hexdigest()
-    with _readable(source.name), open_file(source.name) as file:
+        files = [(file.name, file.size) for file in source.files[:length]]
+        return hashlib.sha256(repr(files).encode()).hexdigest()
+    with _readable(source.file.address), source.file.open() as file:
+        if not source.size:  # an empty file, or one whose length nobody tells
+            return hashlib.sha256(file.read(END_BYTES)).hexdigest()
         head = file.read(min(length, END_BYTES))
         file.seek(max(0, length - END_BYTES))
         return hashlib.sha256(head + file.read(min(length, END_BYTES))).hexdigest()
@@ -162,7 +171,7 @@ def begins_a_line(source: Source, start: int) -> bool:
     """
     if source.compression:
         return False
-    with _readable(source.name), open_file(source.name) as file:
+    with _readable(source.file.address), source.file.open() as file:
         file.seek(start)
         return file.read(1) in (b"\n", b"\r")
 
@@ -170,15 +179,6 @@ def begins_a_line(source: Source, start: int) -> bool:
 def length_of(source: Source) -> int:
     """What a source has grown by if it has grown: files of the kind "texts", bytes of any other."""
     return len(source.files) if source.kind == "texts" else source.size
-
-
-def is_remote(name: str) -> bool:
-    """Whether a name is an address for fsspec."""
-    return "://" in name
-
-
-def _place(name: str) -> str:
-    return name if name == STANDARD_INPUT or is_remote(name) else os.path.realpath(name)
 
 
 def _refuse_unwritable(name: str) -> None:
@@ -195,15 +195,18 @@ def _readable(name: str) -> Iterator[None]:
         with reaching(name):
             yield
     except OSError as error:
-        raise ConfigError(f"an input must be readable, {name} is not: {error.strerror or error}") from None
+        raise ConfigError(f"an input must be readable, {shown(name)} is not: {error.strerror or error}") from None
 
 
 def _groups(name: str) -> Iterator[tuple[str, Sequence[File]]]:
     """The files that an input names, by the folder, glob or file through which it names them."""
     if name == STANDARD_INPUT:
-        yield name, [(name, 0)]
+        yield name, [File(name, 0)]
     elif is_remote(name):
-        yield name, list(_remote_files(name))
+        plain = shown(name)
+        with _readable(name):
+            found = remote_files(name, names_file=_kind(plain)[0] is not None)
+            yield plain, [File(shown(each.address), each.size, each) for each in found]
     else:
         # A link to nothing does not exist, and is there all the same.
         names = [name] if os.path.lexists(name) else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - a pattern may be absolute
@@ -254,24 +257,24 @@ def _file(path: Path) -> File:
         about = path.stat()
     if not stat.S_ISREG(about.st_mode):  # to open a pipe could take for ever
         raise ConfigError(f"an input must be a file or a folder, {path} is neither; - reads standard input")
-    return str(path), about.st_size
+    return File(str(path), about.st_size)
 
 
 def _of_files(name: str, files: Sequence[File]) -> list[Source]:
     """One source for each file, and one for all texts. Files of other kinds are passed over unless named themselves."""
     sources: list[Source] = []
     texts: list[File] = []
-    explicit = [Path(path).name for path, _ in files] == [Path(name).name]
-    for path, size in files:
-        kind, compression = _kind(path)
+    explicit = [Path(file.name).name for file in files] == [Path(name).name]
+    for file in files:
+        kind, compression = _kind(file.name)
         if kind == "texts":
-            texts.append((path, size))
+            texts.append(file)
         elif kind:
-            sources.append(Source(path, kind, size, compression))
+            sources.append(Source(file.name, kind, (file,), compression))
         elif explicit:
-            raise ConfigError(f"an input's name must say what it is, {path} does not; {KNOWN}")
+            raise ConfigError(f"an input's name must say what it is, {file.name} does not; {KNOWN}")
     if texts:
-        sources.append(Source(name, "texts", sum(size for _, size in texts), None, tuple(texts)))
+        sources.append(Source(name, "texts", tuple(texts)))
     return sources
 
 
@@ -279,7 +282,7 @@ def _kind(path: str) -> tuple[Kind | None, str | None]:
     """What a name says of its file, in any case of letters: its kind and its compression, if they are known."""
     if path == STANDARD_INPUT:
         return "jsonl", None
-    endings = [ending.lower() for ending in Path(path).suffixes]
+    endings = [ending.lower() for ending in Path(innermost(path)).suffixes]
     compression = COMPRESSIONS.get(endings[-1]) if endings else None
     stem = endings[:-1] if compression else endings
     kind = KINDS.get(stem[-1]) if stem else None
@@ -296,32 +299,3 @@ def _named_in(path: Path, names_in: Callable[[Any], Sequence[object]]) -> list[s
             f"a Hugging Face data set needs its {path.name}, {path} is broken: {error!r}; if {path.parent} is none, "
             "name the files in it"
         ) from None
-
-
-def _remote_files(name: str) -> Iterator[File]:
-    first, *rest = name.split("::")
-    if rest and is_remote(first):  # a cache, which may stand in front, has a name alone
-        raise ConfigError(f"an input must not lie in an archive, {name} does; unpack it")
-    system, path = _remote(name)
-    with _readable(name):
-        if system.isdir(path):
-            below = system.find(path, detail=True)
-            found = {key: below[key] for key in below if all(map(_is_visible, key.removeprefix(path).split("/")))}
-        elif glob.has_magic(path):
-            found = system.glob(path, detail=True)
-        else:
-            found = {path: system.info(path)}
-    for key in sorted(found):
-        if found[key]["type"] == "file":
-            yield system.unstrip_protocol(key), int(found[key]["size"] or 0)
-
-
-def _remote(name: str) -> tuple[Any, str]:
-    """The file system of an address, and the path in it."""
-    try:
-        from fsspec.core import url_to_fs
-
-        system, path = url_to_fs(name)
-    except Exception as error:  # noqa: BLE001 - each package behind fsspec has its own errors
-        raise ConfigError(f"an address must be one that fsspec can open, {name} is not: {error}") from None
-    return system, path

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from gpner.errors import ConfigError
-from worker.bulk.files import sync, write_whole
+from worker.bulk.files import read_object, sync, write_object
 from worker.bulk.inputs import JOB_FOLDER, Source, begins_a_line, digest, length_of
 from worker.bulk.manifests import AFRESH, Manifest, read_manifests, refusing_broken
 from worker.bulk.reading import Part
@@ -77,6 +77,7 @@ class Job:
         """
         if not _was_begun(folder):
             _refuse_foreign(folder)
+            _refuse_forgotten(folder)
             if retry:
                 raise ConfigError(f"--retry-failures needs the folder of a job as --output, {folder} is none")
             job = cls(folder, uuid.uuid4().hex, options, types_to_json(_types(options, sources)))
@@ -135,11 +136,11 @@ class Job:
         """Write job.json."""
         content = {name: getattr(self, name) for name in SAVED} | {"known": list(map(asdict, self.known))}
         text = json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape")
-        write_whole(self.file("job.json"), lambda file: file.write(text))
+        write_object(self.file("job.json"), text)
 
     def finish(self, manifest: Manifest) -> None:
         """Count a shard as finished; its file lies there already."""
-        write_whole(self.file(f"part-{manifest.number:05d}.json"), lambda file: file.write(manifest.to_json()))
+        write_object(self.file(f"part-{manifest.number:05d}.json"), manifest.to_json())
         self.manifests.append(manifest)
 
     def check_model(self, name: str, revision: str) -> None:
@@ -250,6 +251,14 @@ def _refuse_foreign(folder: Path) -> None:
         raise ConfigError(f"--output must be a folder that can be written, {folder} is not: {error.strerror}") from None
 
 
+def _refuse_forgotten(folder: Path) -> None:
+    """A job that has finished shards has a job.json: without it they would be taken for those of a new job."""
+    left = [path for path in (folder / JOB_FOLDER).glob("*") if path.name.partition(".")[0] not in ("lock", "job")]
+    if left:
+        path = folder / JOB_FOLDER / "job.json"
+        raise ConfigError(f"{path} must be there, as {left[0].name} beside it is, it is missing; {AFRESH}")
+
+
 def _lock(folder: Path) -> IO[str]:
     _refuse_foreign(folder)
     try:
@@ -270,7 +279,7 @@ def _read(folder: Path) -> dict[str, Any]:
     """What job.json holds, parts of the input as such."""
     path = folder / JOB_FOLDER / "job.json"
     with refusing_broken(path):
-        found: dict[str, Any] = json.loads(path.read_text("utf-8", "surrogateescape"))
+        found: dict[str, Any] = json.loads(read_object(path).decode("utf-8", "surrogateescape"))
         return {name: found[name] for name in SAVED} | {"known": [KnownPart(**part) for part in found["known"]]}
 
 

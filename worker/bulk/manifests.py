@@ -2,18 +2,24 @@
 
 import json
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
 import pydantic_core
 
 from gpner.errors import ConfigError
+from worker.bulk.files import Content, read_object
 from worker.bulk.rows import Position, Tally
 
 AFRESH = "give what it was begun with, or begin afresh with another --output"
+# What lies beside a manifest: lines of failures.jsonl and of sample.jsonl.
+FAILURES, SAMPLE = "failures", "sample"
+
+# A part of the input by its number, an item of it, and the one behind the last.
+Span = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,7 @@ class Manifest:
         sample_limit: As in `Sample`.
         retried: Rows of failures that were tried again in it, by source, in ascending order, as numbers and no objects:
             there may be very many. None for an ordinary shard; empty for the rest of a source that had broken.
+        beside: What the files beside the manifest hold, by their kind; the others are not there.
     """
 
     number: int
@@ -38,6 +45,7 @@ class Manifest:
     tally: Tally
     sample_limit: str
     retried: "Mapping[str, array[int]] | None" = None
+    beside: Mapping[str, Content] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """As it stands in its file."""
@@ -50,6 +58,7 @@ class Manifest:
                 **self.tally.to_dict(),
                 "sample_limit": self.sample_limit,
                 "retried": self.retried and {name: rows.tolist() for name, rows in self.retried.items()},
+                "beside": self.beside,
             }
         )
 
@@ -66,6 +75,7 @@ class Manifest:
             Tally.from_dict(found),
             found["sample_limit"],
             None if retried is None else {name: array("q", rows) for name, rows in retried.items()},
+            {kind: Content(*content) for kind, content in found["beside"].items()},
         )
 
 
@@ -73,19 +83,64 @@ def read_manifests(folder: Path) -> list[Manifest]:
     """The manifests in a folder, in the order of their shards.
 
     Raises:
-        ConfigError: If one is broken or missing.
+        ConfigError: If one is broken or missing, or what lies beside it is another's.
     """
     found = []
     for path in folder.glob("part-*.json"):
         with refusing_broken(path):
-            found.append(Manifest.from_json(path.read_bytes()))
+            found.append(Manifest.from_json(read_object(path)))
     found.sort(key=lambda manifest: manifest.number)
     for number, manifest in enumerate(found):
         if manifest.number != number:
             raise ConfigError(
                 f"{folder} must hold a manifest of each shard, that of shard {number} is missing; {AFRESH}"
             )
+        for kind, content in manifest.beside.items():
+            _check_size(path_beside(folder, number, kind), content.size)
     return found
+
+
+def path_beside(folder: Path, number: int, kind: str) -> Path:
+    """Where the lines of a kind lie that belong to a shard."""
+    return folder / f"part-{number:05d}.{kind}.jsonl"
+
+
+def lines_beside(folder: Path, manifest: Manifest, kind: str) -> Iterator[bytes]:
+    """The lines of a kind that belong to a shard, without their ends.
+
+    Raises:
+        ConfigError: Behind the last one, if they are not those that were written.
+    """
+    if kind not in manifest.beside:
+        return
+    path = path_beside(folder, manifest.number, kind)
+    content = Content()
+    with path.open("rb") as file:
+        for line in file:
+            content = content.then(line)
+            yield line.removesuffix(b"\n")
+    with refusing_broken(path):
+        if content != manifest.beside[kind]:
+            raise ValueError("its checksum is not that of its content")
+
+
+def _check_size(path: Path, size: int) -> None:
+    """Find what is cut off or missing at once: it is read to its end only when a run ends."""
+    found = path.stat().st_size if path.exists() else None
+    if found != size:
+        was = "is missing" if found is None else f"was: {found}"
+        raise ConfigError(f"{path} must hold the {size} bytes that a bulk job wrote, {was}; {AFRESH}")
+
+
+def spans(manifests: Sequence[Manifest]) -> Iterator[list[Span]]:
+    """What each shard has read of the input for the first time; rows that were tried again are none of it."""
+    reached: dict[int, int] = {}
+    for manifest in manifests:
+        ends = {number: position.items for number, position in manifest.ended.items()}
+        if manifest.retried is None:
+            ends.setdefault(manifest.end.source, manifest.end.items)
+        yield [(number, reached.get(number, 0), end) for number, end in sorted(ends.items())]
+        reached |= ends
 
 
 @contextmanager

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from gpner.errors import ConfigError
+from worker.bulk.addresses import is_remote, shown
 from worker.bulk.files import FORMATS
-from worker.bulk.inputs import STANDARD_INPUT, is_remote
+from worker.bulk.inputs import STANDARD_INPUT
+from worker.bulk.leaving import STOPPED as STOPPED
 from worker.bulk.rows import OWN_COLUMNS
 
-# Exit codes; 2 is wrong use, as everywhere.
-DONE, DONE_WITH_FAILURES, STOPPED = 0, 1, 3
+# Exit codes beside that of a stop; 2 is wrong use, as everywhere.
+DONE, DONE_WITH_FAILURES = 0, 1
 STANDARD_OUTPUT = "-"
 SHARD_DOCUMENTS = 10_000
 ID_FIELD = "id"
@@ -49,7 +51,9 @@ class Options:
         if self.shard_documents < 1 or (self.limit is not None and self.limit < 1):
             raise ConfigError("--shard-documents and --limit must be at least 1")
         if is_remote(self.output):
-            raise ConfigError(f"--output must be a folder of this machine, was: {self.output}; copy it afterwards")
+            raise ConfigError(
+                f"--output must be a folder of this machine, was: {shown(self.output)}; copy it afterwards"
+            )
         if self.max_failures is not None and self.max_failures < 0:
             raise ConfigError(f"--max-failures must be at least 0, was: {self.max_failures}")
         if self.retry_failures and self.to_standard_output:

@@ -18,14 +18,14 @@ from zlib import crc32
 
 import pydantic_core
 
-from gpner.errors import ConfigError
 from worker.bulk.files import output_schema, write_jsonl, write_lines, write_parquet, write_whole
 from worker.bulk.job import Job
-from worker.bulk.manifests import AFRESH, Manifest, refusing_broken
-from worker.bulk.reading import SeenIds, is_among
+from worker.bulk.manifests import FAILURES, SAMPLE, Manifest, lines_beside, path_beside, refusing_broken
+from worker.bulk.reading import is_among
 from worker.bulk.rows import Answer, Block, Found, Item, Position, Problem, Row, Tally, total
+from worker.bulk.seen import SeenIds
 
-# A journal's line is one of these bytes, for an answer or a problem, the item's mark, and the output's line.
+# A journal's line is one of these bytes, for an answer or a problem, the mark of both, and the output's line.
 FOUND, FAILED = b"+", b"-"
 MARK_BYTES = 8
 SUMMARY = "summary.json"
@@ -102,14 +102,25 @@ class Shards:
         self._close_journal()
         os.truncate(self._journal_path, self._journal_bytes)  # an earlier run may have gone further, without a limit
         number = len(self._job.manifests)
-        self._seen.commit()
+        self._seen.commit(number + 1)
         write_whole(self._job.folder / f"part-{number:05d}.{self._format}", self._write_rows)
+        beside = {}
         if self.tally.n_failures:
-            write_lines(self._job.file(f"part-{number:05d}.failures.jsonl"), self._lines(FAILED))
+            beside[FAILURES] = write_lines(path_beside(self._job.file(""), number, FAILURES), self._lines(FAILED))
         if new := [line for key, line in self.sample.chosen if key not in self._sampled_before]:
-            write_lines(self._job.file(f"part-{number:05d}.sample.jsonl"), new)
-        retried = self._retried if self._retry else None
-        self._job.finish(Manifest(number, self._items, self._end, self._ended, self.tally, self.sample.limit, retried))
+            beside[SAMPLE] = write_lines(path_beside(self._job.file(""), number, SAMPLE), new)
+        self._job.finish(
+            Manifest(
+                number,
+                self._items,
+                self._end,
+                self._ended,
+                self.tally,
+                self.sample.limit,
+                self._retried if self._retry else None,
+                beside,
+            )
+        )
         self._journal_path.unlink()
         self._begin()
 
@@ -138,9 +149,11 @@ class Shards:
         lines = []
         for item, answer in zip(items, answers, strict=True):
             if isinstance(answer, Problem):
-                lines += [FAILED, _mark(item), answer.line(), b"\n"]
+                line = answer.line()
+                lines += [FAILED, _mark(item, line), line, b"\n"]
             elif isinstance(item, Row):
-                lines += [FOUND, _mark(item), answer.line(item), b"\n"]
+                line = answer.line(item)
+                lines += [FOUND, _mark(item, line), line, b"\n"]
         self._journal_bytes += self._journal.write(b"".join(lines))
         self._journal.flush()
 
@@ -169,22 +182,23 @@ def _read_journal(path: Path) -> Iterator[bytes]:
             yield from journal
 
 
-def _mark(item: Item) -> bytes:
-    """Tells whether an item is still the one that was answered: what was read of it may have been half a line."""
+def _mark(item: Item, line: bytes) -> bytes:
+    """Tells whether an item is still the one that was answered with this line: half a line of it may have been read."""
     if isinstance(item, Problem):
         content = item.line()
     else:
         words = (item.source, item.row, item.id, item.text, item.kept)
         content = "\0".join(map(str, words)).encode("utf-8", "surrogatepass")
-    return b"%0*x" % (MARK_BYTES, crc32(content))
+    return b"%0*x" % (MARK_BYTES, crc32(line, crc32(content)))
 
 
 def _answer(line: bytes, item: Item) -> Answer | None:
     """The answer that a journal's line holds; None if it belongs to another item, or is broken."""
-    if not line.endswith(b"\n") or line[1 : 1 + MARK_BYTES] != _mark(item):
+    mark, content = line[1 : 1 + MARK_BYTES], line[1 + MARK_BYTES : -1]
+    if not line.endswith(b"\n") or mark != _mark(item, content):
         return None
     try:
-        found = pydantic_core.from_json(line[1 + MARK_BYTES :])
+        found = pydantic_core.from_json(content)
         if line.startswith(FAILED):
             return Problem(found["id"], item.source, item.row, found["reason"]["type"], found["reason"]["message"])
         return Found(*(found[name] for name in ("entities", "tokens", "windows", "model", "revision")))
@@ -236,9 +250,8 @@ def read_sample(job: Job) -> Sample:
     sample = Sample()
     sample.limit = min((manifest.sample_limit for manifest in job.manifests), default=sample.limit)
     for manifest in job.manifests:
-        path = job.file(f"part-{manifest.number:05d}.sample.jsonl")
-        for line in _lines(path):
-            with refusing_broken(path):
+        with refusing_broken(path_beside(job.file(""), manifest.number, SAMPLE)):
+            for line in lines_beside(job.file(""), manifest, SAMPLE):
                 sample.add((sample_key(pydantic_core.from_json(line)["id"]), line))
     return sample
 
@@ -257,7 +270,8 @@ def publish(job: Job, *, state: str, seconds: float, tokens: int) -> tuple[dict[
         tally.failures.clear()
         write_lines(job.folder / "failures.jsonl", _counted(job, tally))
     else:
-        write_lines(job.folder / "failures.jsonl", (line for shard in job.manifests for line in _failed(job, shard)))
+        failed = (line for shard in job.manifests for line in lines_beside(job.file(""), shard, FAILURES))
+        write_lines(job.folder / "failures.jsonl", failed)
     write_lines(job.folder / "sample.jsonl", (line for _, line in read_sample(job).chosen))
     summary = {
         "state": state,
@@ -301,9 +315,10 @@ def failures(job: Job) -> Iterator[tuple[bytes, dict[str, Any]]]:
         for source, rows in (manifest.retried or {}).items():
             retries.setdefault(source, []).append((manifest.number, rows))
     for manifest in job.manifests:
-        for line in _failed(job, manifest):
-            failure = pydantic_core.from_json(line)
-            source, row = failure["source"], failure["row"]
+        for line in lines_beside(job.file(""), manifest, FAILURES):
+            with refusing_broken(path_beside(job.file(""), manifest.number, FAILURES)):
+                failure = pydantic_core.from_json(line)
+                source, row = failure["source"], failure["row"]
             if row is None:
                 is_retried = job.retried_sources.get(source, 0) > manifest.number
             else:
@@ -329,22 +344,3 @@ def _counted(job: Job, tally: Tally) -> Iterator[bytes]:
 
 def _has_retried(job: Job) -> bool:
     return bool(job.retried_sources) or any(manifest.retried for manifest in job.manifests)
-
-
-def _failed(job: Job, shard: Manifest) -> Iterator[bytes]:
-    path = job.file(f"part-{shard.number:05d}.failures.jsonl")
-    count = 0
-    for line in _lines(path):
-        count += 1
-        yield line
-    if count != shard.tally.n_failures:
-        raise ConfigError(f"{path} must hold {shard.tally.n_failures} failures, holds {count}; {AFRESH}")
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    if path.exists():
-        with path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    raise ConfigError(f"{path} must be what a bulk job wrote, is cut off; {AFRESH}")
-                yield line[:-1]

@@ -1,22 +1,18 @@
-"""Reads sources from any position on: rows become documents or problems, in blocks that no shard's end runs through.
+"""Reads sources from any position on: rows become documents or problems, in blocks that no shard's end runs through."""
 
-Which ids were read already is kept on disk, so that memory stays the same at any number.
-"""
-
-import sqlite3
-import threading
 from bisect import bisect_left
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
-from gpner.errors import DocumentError
-from worker.bulk.inputs import Source, reaching
+from gpner.errors import ConfigError, DocumentError
+from worker.bulk.addresses import reaching
+from worker.bulk.inputs import STANDARD_INPUT, Source
+from worker.bulk.manifests import AFRESH, Span
 from worker.bulk.rows import Block, Item, Position, Problem, Row
+from worker.bulk.seen import SeenIds
 from worker.bulk.tables import UNREADABLE, Columns, as_text, fit, read_arrow, read_parquet
 from worker.bulk.texts import Progress, Record, Records, read_csv, read_jsonl, read_texts
 from worker.protocol import Document, Keys, shorten
@@ -31,11 +27,6 @@ NUMBER_CHARACTERS = 8
 # A place is one number: that of the source's first part, and in the lower bits that of the row, or of the text's file.
 ROW_BITS = 40
 NO_KEYS = Keys("")
-# Among a billion ids two have the same digest with a probability of 10^-11.
-DIGEST_BYTES = 12
-CACHE_KIBIBYTES = 65_536
-# Ids fall anywhere in the table: the fewer the checkpoints, the more of them change a page together. 100 MB.
-CHECKPOINT_PAGES = 25_000
 
 Thing = TypeVar("Thing")
 # A row, and how far its source is read with it.
@@ -49,48 +40,6 @@ class Part:
 
     source: Source
     first: int = 0
-
-
-class SeenIds:
-    """The ids of all rows that were read, each with the place that it was first read at, as a number.
-
-    A row that is read again, after a kill, finds itself and is no duplicate. Safe for threads.
-
-    Args:
-        file: Where they are kept; None keeps them in memory, for a job that leaves nothing behind.
-    """
-
-    def __init__(self, file: Path | None) -> None:
-        self._lock = threading.Lock()
-        self._table = sqlite3.connect(file or ":memory:", isolation_level=None, check_same_thread=False)
-        self._table.execute("PRAGMA journal_mode=WAL")
-        self._table.execute("PRAGMA synchronous=FULL")
-        self._table.execute(f"PRAGMA cache_size=-{CACHE_KIBIBYTES}")
-        self._table.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
-        self._table.execute("CREATE TABLE IF NOT EXISTS seen (id BLOB PRIMARY KEY, place INTEGER) WITHOUT ROWID")
-        self._table.execute("BEGIN")
-
-    def add(self, ids: Sequence[str], places: Sequence[int]) -> list[int | None]:
-        """Note ids; of each that was seen before at another place return that place, of the others None."""
-        digests = [blake2b(name.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest() for name in ids]
-        rows = list(zip(digests, places, strict=True))
-        with self._lock:
-            added = self._table.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", rows).rowcount
-            if added == len(rows):
-                return [None] * len(rows)
-            query = "SELECT place FROM seen WHERE id = ?"
-            found = [self._table.execute(query, [digest]).fetchone()[0] for digest, _ in rows]
-        return [None if first == place else first for first, place in zip(found, places, strict=True)]
-
-    def commit(self) -> None:
-        """Make all that was noted safe on the disk."""
-        with self._lock:
-            self._table.execute("COMMIT")
-            self._table.execute("BEGIN")
-
-    def close(self) -> None:
-        """Close the file; what was noted since the last commit is forgotten."""
-        self._table.close()
 
 
 class Reading:
@@ -161,6 +110,28 @@ class Reading:
         for run, full in self._runs(items):
             yield Block(run, end, {}, 0, full, again=True)
 
+    def note(self, spans: Iterable[Span]) -> None:
+        """Note ids that were read already, and make nothing else of their rows.
+
+        Raises:
+            ConfigError: If that cannot be read again.
+        """
+        for number, first, end in spans:
+            source, first = self._parts[number].source, max(first, self._parts[number].first)
+            if first >= end:
+                continue
+            reached = Position(number, first)
+            if source.name != STANDARD_INPUT:
+                with closing(self._part(number, first)) as records:
+                    for run, _ in self._runs((each, self._size(each[0])) for each in islice(records, end - first)):
+                        self._note(run)
+                        reached = run[-1][1]
+            if reached.items != end:
+                raise ConfigError(
+                    f"the ids of {source.name} are lost, it must be readable again up to item {end} for them, "
+                    f"was up to {reached.items}; {AFRESH}"
+                )
+
     def _runs(self, things: Iterable[tuple[Thing, int]]) -> Iterator[tuple[list[Thing], bool]]:
         """What makes a block together, given with sizes; and whether it is the last of its shard."""
         run: list[Thing] = []
@@ -179,7 +150,7 @@ class Reading:
 
     def _rows(self, wanted: Mapping[str, Sequence[int]]) -> Iterator[Item]:
         for source in {part.source.name: part.source for part in self._parts}.values():
-            if any(name in wanted for name in source.names):
+            if any(file.name in wanted for file in source.files):
                 with closing(self._read(source, 0)) as records:
                     for record in records:
                         if record.row is not None and is_among(record.row, wanted.get(record.source, ())):
@@ -212,7 +183,7 @@ class Reading:
         self._progress = Progress()
         items = skip
         try:
-            with reaching(source.name), closing(self._open(source, skip, self._progress)) as records:
+            with reaching(source.file.address), closing(self._open(source, skip, self._progress)) as records:
                 for record in records:
                     items += 1
                     yield record
@@ -253,14 +224,17 @@ class Reading:
     def _words(self, place: int) -> str:
         source = self._parts[place >> ROW_BITS].source
         row = place & (1 << ROW_BITS) - 1
-        return f"{source.files[row][0]}:0" if source.kind == "texts" else f"{source.name}:{row}"
+        return f"{source.files[row].name}:0" if source.kind == "texts" else f"{source.name}:{row}"
 
     def _block(self, run: Sequence[Reached], end: Position, ended: Mapping[int, Position], full: bool) -> Block:
-        rows = [(record, reached) for record, reached in run if isinstance(record, Record)]
-        ids = [self._id(record) for record, _ in rows]
-        firsts = iter(self._seen.add(ids, [self._place(*each) for each in rows]))
+        firsts = iter(self._note(run))
         items = [record if isinstance(record, Problem) else self._item(record, next(firsts)) for record, _ in run]
         return Block(items, end, dict(ended), self._bytes_before + self._progress.bytes, full)
+
+    def _note(self, run: Sequence[Reached]) -> list[int | None]:
+        """Note the ids of rows; of each that was seen before at another place this is that place."""
+        rows = [(record, reached) for record, reached in run if isinstance(record, Record)]
+        return self._seen.add([self._id(record) for record, _ in rows], [self._place(*each) for each in rows])
 
     def _id(self, record: Record) -> str:
         name = record.values.get(self._columns.id)

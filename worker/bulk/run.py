@@ -12,17 +12,18 @@ from itertools import islice
 
 from rich.console import Console
 
-from gpner.errors import ConfigError, GpnerError
+from gpner.errors import GpnerError
 from worker.bulk.flow import Answering, Flow
 from worker.bulk.inputs import Source, find_sources
 from worker.bulk.job import Job
 from worker.bulk.local import Local
-from worker.bulk.manifests import AFRESH
+from worker.bulk.manifests import spans
 from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED, Options
 from worker.bulk.output import SUMMARY, Shards, count_failures, failures, is_done, publish
 from worker.bulk.over_queue import OverQueue
-from worker.bulk.reading import Reading, SeenIds
+from worker.bulk.reading import Reading
 from worker.bulk.rows import Block
+from worker.bulk.seen import SeenIds
 from worker.bulk.show import Display, print_summary, print_words
 from worker.bulk.tables import Columns, check_columns
 from worker.bulk.without_job import dry_run, write_to_standard_output
@@ -101,7 +102,7 @@ class JobRun:
         self._err = err
         self._goes_on = SAME_COMMAND
         self._answering = self._begin(settings)
-        self._seen = self._open_seen()
+        self._seen = SeenIds(job.file("seen.sqlite"))
         self._reading = Reading(
             job.parts,
             Columns(options.text_field, options.id_field, options.keep, job.kept),
@@ -109,6 +110,7 @@ class JobRun:
             shard_items=options.shard_documents,
             max_document_characters=settings.max_document_characters,
         )
+        self._note_lost_ids()
         self._display = Display(
             None if options.quiet else err,
             total_bytes=sum(part.source.size for part in job.parts),
@@ -149,11 +151,15 @@ class JobRun:
         self._job.check_model(local.name, local.revision)
         return local
 
-    def _open_seen(self) -> SeenIds:
-        path = self._job.file("seen.sqlite")
-        if self._job.manifests and not path.exists():
-            raise ConfigError(f"{path} must hold the ids that were read, it is missing; {AFRESH}")
-        return SeenIds(path)
+    def _note_lost_ids(self) -> None:
+        """Read the ids of shards again that are not noted, in the order in which they were noted before."""
+        lost = list(spans(self._job.manifests))[self._seen.shards :]
+        if lost and not self._options.quiet:
+            words = "does not hold the ids of all that was read: reading them again"
+            print_words(self._err, f"{self._job.file('seen.sqlite')} {words}")
+        for number, each in enumerate(lost, start=self._seen.shards + 1):
+            self._reading.note(each)
+            self._seen.commit(number)
 
     def _read_on(self) -> None:
         """Everything that no finished shard has."""

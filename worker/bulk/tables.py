@@ -19,7 +19,8 @@ from pyarrow import ipc, parquet
 from pyarrow import types as is_type
 
 from gpner.errors import ConfigError, DocumentError
-from worker.bulk.inputs import Source, open_file, reaching
+from worker.bulk.addresses import reaching
+from worker.bulk.inputs import Source
 from worker.bulk.rows import Problem
 from worker.bulk.texts import Progress, Record, Records, check_names, column_names, listed
 from worker.protocol import shorten
@@ -119,7 +120,7 @@ def schema_of(source: Source) -> pyarrow.Schema:
         OSError: If it cannot be read.
         ValueError: If it is no such file.
     """
-    with reaching(source.name), open_file(source.name) as file:
+    with reaching(source.file.address), source.file.open() as file:
         return parquet.read_schema(file) if source.kind == "parquet" else ipc.open_stream(file).schema
 
 
@@ -234,24 +235,25 @@ def read_parquet(source: Source, skip: int, progress: Progress, columns: Columns
     Raises:
         ValueError: If there is no column for the text, or one of those asked for is there twice.
     """
-    with open_file(source.name) as file, parquet.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES) as table:
+    with source.file.open() as file, parquet.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES) as table:
         wanted = _wanted(table.schema_arrow, columns)
+        size, rows = source.size, table.metadata.num_rows
         first = 0
         for group in range(table.num_row_groups):
             about = table.metadata.row_group(group)
             if first + about.num_rows > skip:
                 each = max(1, about.total_byte_size // max(1, about.num_rows))
-                size = max(1, min(BATCH_ROWS, BATCH_BYTES // each))
-                batches = table.iter_batches(size, row_groups=[group], columns=wanted, use_threads=False)
+                most = max(1, min(BATCH_ROWS, BATCH_BYTES // each))
+                batches = table.iter_batches(most, row_groups=[group], columns=wanted, use_threads=False)
                 for record in _records(source, batches, first, skip, columns):
-                    progress.bytes = source.size * ((record.row or 0) + 1) // table.metadata.num_rows
+                    progress.bytes = size * ((record.row or 0) + 1) // rows
                     yield record
             first += about.num_rows
 
 
 def read_arrow(source: Source, skip: int, progress: Progress, columns: Columns) -> Records:
     """Rows of an Arrow file in stream format, as `read_parquet` does."""
-    with closing(open_file(source.name)) as file, ipc.open_stream(file) as stream:
+    with closing(source.file.open()) as file, ipc.open_stream(file) as stream:
         wanted = _wanted(stream.schema, columns)
         first = 0
         for batch in stream:

@@ -1,6 +1,7 @@
 """Rows of text files: JSON lines, CSV and TSV, and files that are one document each."""
 
 import csv
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -10,7 +11,8 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow
 import pydantic_core
 
-from worker.bulk.inputs import Source, open_file
+from worker.bulk.addresses import reaching
+from worker.bulk.inputs import Source
 from worker.bulk.rows import Problem
 
 BLOCK_BYTES = 1 << 20
@@ -176,9 +178,10 @@ def read_texts(
     source: Source, skip: int, progress: Progress, most_bytes: int, id_column: str, text_column: str
 ) -> Records:
     """A row for each file: its text in the one column, its name in the other."""
-    for name in source.names[skip:]:
+    for each in source.files[skip:]:
+        name = each.name
         try:
-            with open_file(name) as file:
+            with reaching(each.address), each.open() as file:
                 content = file.read(most_bytes + 1)
             progress.bytes += len(content)
             if len(content) > most_bytes:
@@ -201,7 +204,8 @@ def column_names(source: Source) -> Sequence[str]:
         ValueError: If it is no UTF-8.
     """
     csv.field_size_limit(LONGEST_LINE_BYTES)
-    with closing(_lines(source, Progress(), LONGEST_LINE_BYTES, _at_line_ends)) as lines:
+    lines = _lines(source, Progress(), LONGEST_LINE_BYTES, _at_line_ends)
+    with reaching(source.file.address), closing(lines):
         texts = ((line.content or b"").decode() for line in lines)
         return next(csv.reader(texts, delimiter=DELIMITERS[source.kind]), [])
 
@@ -270,13 +274,19 @@ def _line(parts: Sequence[bytes], length: int, number: int, most_bytes: int) -> 
 
 
 def _blocks(source: Source, progress: Progress) -> Iterator[bytes]:
-    """The content, in blocks of which only the last may end between a carriage return and its line feed."""
-    with open_file(source.name) as file:
+    """The content, in blocks of which only the last may end between a carriage return and its line feed.
+
+    What a local file has grown by since its size was looked at is left to the next run: it may end in half a line.
+    """
+    with source.file.open() as file:
         stream: BinaryIO | pyarrow.CompressedInputStream = file
         if source.compression:
             stream = pyarrow.CompressedInputStream(_Watched(file, progress), source.compression)
         held = b""
-        while block := stream.read(BLOCK_BYTES):
+        is_bounded = source.size and not source.compression and source.file.remote is None
+        left = source.size if is_bounded else sys.maxsize
+        while block := stream.read(min(BLOCK_BYTES, left)):
+            left -= len(block)
             if not source.compression:
                 progress.bytes += len(block)
             block = held + block if held else block

@@ -14,8 +14,9 @@ from worker.bulk.flow import Answering, Flow
 from worker.bulk.inputs import Source
 from worker.bulk.job import Job
 from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED, Options
-from worker.bulk.reading import Part, Reading, SeenIds
+from worker.bulk.reading import Part, Reading
 from worker.bulk.rows import Answer, Block, Found, Position, Problem, Row
+from worker.bulk.seen import SeenIds
 from worker.bulk.show import Display, print_words, readable
 from worker.bulk.tables import Columns, Types
 from worker.settings import Settings

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from gpner.errors import ConfigError, GpnerError
+from worker.bulk.leaving import STOPPED, leaving_at_signals
 from worker.cli.command import console, new_command
 
 MODULES = ("pyarrow", "fsspec")
@@ -69,9 +70,14 @@ def add_command(commands: Any) -> None:
 
 
 def _bulk(options: argparse.Namespace) -> None:
-    flags = {name: value for name, value in vars(options).items() if name != "run"}
+    with leaving_at_signals():  # from here on, as what is to be loaded takes seconds
+        sys.exit(_run({name: value for name, value in vars(options).items() if name != "run"}))
+
+
+def _run(flags: dict[str, Any]) -> int:
+    """Run a job and return the exit code."""
     try:
-        from worker.bulk.options import STOPPED, Options
+        from worker.bulk.options import Options
         from worker.bulk.run import run
     except ModuleNotFoundError as error:
         if error.name not in MODULES:
@@ -79,10 +85,9 @@ def _bulk(options: argparse.Namespace) -> None:
         raise ConfigError(f"bulk needs the package {error.name}; run `pip install 'gpner[bulk]'`") from None
     wanted = Options(**flags)
     try:
-        code = run(wanted, console, Console(stderr=True))
+        return run(wanted, console, Console(stderr=True))
     except (GpnerError, BrokenPipeError, ModuleNotFoundError):
         raise
     except Exception:  # noqa: BLE001 - a fault of ours: Python's own exit code, 1, would say that all is done
         traceback.print_exc()
-        code = STOPPED
-    sys.exit(code)
+        return STOPPED
