@@ -1,5 +1,6 @@
-"""Commands of `gpner-worker` on a terminal of their own."""
+"""Commands on a terminal of their own."""
 
+import codecs
 import os
 import pty
 import select
@@ -13,26 +14,34 @@ from typing import Self
 
 
 class Terminal:
-    """A command on a terminal of its own, killed at the end of its block if need be."""
+    """A command of a module on a terminal of its own, killed at the end of its block if need be."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str] = MappingProxyType({}),
+        *,
+        module: str = "worker.cli",
+    ) -> None:
         self._terminal, side = pty.openpty()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "worker.cli", *command],
+            [sys.executable, "-m", module, *command],
             stdin=side,
             stdout=side,
             stderr=side,
             env={**os.environ, "TERM": "xterm", **environment},
         )
         os.close(side)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a character may come in two reads
 
-    def read_until(self, words: str, seconds: float = 20.0) -> None:
-        """Read on until these words were shown."""
+    def read_until(self, words: str, seconds: float = 20.0) -> str:
+        """Read on until these words were shown; returns what was read."""
         shown = ""
         deadline = time.monotonic() + seconds
         while words not in shown:
             assert select.select([self._terminal], [], [], deadline - time.monotonic())[0], f"{words} not in {shown}"
-            shown += os.read(self._terminal, 65_536).decode()
+            shown += self._decoder.decode(os.read(self._terminal, 65_536))
+        return shown
 
     def write(self, text: str) -> None:
         os.write(self._terminal, text.encode())
@@ -42,7 +51,7 @@ class Terminal:
 
     def end(self) -> int:
         """Its exit code."""
-        return self._process.wait(10)
+        return self._process.wait(60)
 
     def __enter__(self) -> Self:
         return self

@@ -84,12 +84,17 @@ def test_training_from_scratch_learns_and_leaves_an_encoder_that_loads_everywher
     assert f"{after['eval_perplexity']:.2f}" in (options["output"] / "README.md").read_text()
 
 
-def test_what_is_written_gives_the_perplexity_that_training_reported(options, tmp_path):
-    report = pretrain(PretrainingOptions(**{**options, "epochs": 3}))
+@pytest.mark.parametrize(("file", "documents"), [(None, 2), ("eval.jsonl", 5)], ids=["held-out share", "file"])
+def test_what_is_written_gives_the_perplexity_that_training_reported(file, documents, options, tmp_path):
+    given = {**options, "epochs": 1, "eval": file and write_texts(tmp_path / file, n_documents=5)}
+    report = pretrain(PretrainingOptions(**given))
 
-    held_out = {**options, "encoder": str(options["output"]), "config": None, "tokenizer": None}
-    again = pretrain(PretrainingOptions(**{**held_out, "output": tmp_path / "again", "epochs": 1}))
+    if file:  # other texts to learn from: what is compared is the file's
+        write_texts(given["train"], n_documents=3, n_sentences=2)
+    start = {"encoder": str(options["output"]), "config": None, "tokenizer": None}
+    again = pretrain(PretrainingOptions(**{**given, **start, "output": tmp_path / "again"}))
 
+    assert report.data["eval"]["documents"] == documents
     assert again.before["eval_perplexity"] == pytest.approx(report.history[-1]["eval_perplexity"], rel=1e-6)
 
 

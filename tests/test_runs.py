@@ -1,7 +1,9 @@
 """The life of a training run: started, killed, resumed, refused, out of disk, and what it leaves behind."""
 
 import json
+import logging
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -19,6 +21,7 @@ from gpner.errors import ConfigError
 from gpner.run_folder import RunFolder, write_text
 from gpner.training import epochs_since_best, train
 from gpner.training_options import TrainingOptions
+from tests.terminals import Terminal
 from tests.training_fixtures import as_flags, save_encoder
 
 COMMAND = [sys.executable, "-m", "gpner.cli", "train"]
@@ -54,14 +57,40 @@ def cut_off_after_an_epoch(options, cut_off):
     return process.returncode, errors
 
 
-def test_the_same_seed_gives_the_same_weights_and_scores(options, tmp_path):
-    chosen = {**options, "epochs": 2}
+def train_until_ctrl_c(options, words):
+    """Begin or continue a run and interrupt it once its log says these words."""
 
-    first = train(TrainingOptions(**chosen))
-    second = train(TrainingOptions(**{**chosen, "output": tmp_path / "again"}))
+    def press(record):
+        if words in record.getMessage():
+            signal.raise_signal(signal.SIGINT)
+        return True
 
-    assert first.dev == second.dev
-    assert_same_bits(weights(options["output"]), weights(tmp_path / "again"))
+    log = logging.getLogger("gpner.progress")
+    log.addFilter(press)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(TrainingOptions(**options, resume=True))
+    finally:
+        log.removeFilter(press)
+
+
+def test_adapters_patience_and_accumulation_go_on_as_if_never_interrupted(options, tmp_path):
+    rates = {"encoder_learning_rate": 1e-2, "head_learning_rate": 3e-2}
+    chosen = {**options, **rates, "batch_size": 2, "accumulation": 2, "patience": 2, "lora_rank": 2}
+    whole = train(TrainingOptions(**{**chosen, "output": tmp_path / "uninterrupted"}))
+    epochs, steps_per_epoch = len(whole.history), whole.history[0]["step"]
+    best = epochs - 2
+    assert 1 < best < 10
+
+    # Within the best epoch, within the last one, and when patience has ended the last one.
+    for steps in ((best - 1) * steps_per_epoch, (epochs - 1) * steps_per_epoch):
+        train_until_ctrl_c(chosen, f"step {steps + 1}, ")
+        assert RunFolder(options["output"]).last_state().global_step == steps
+    train_until_ctrl_c(chosen, "train_runtime")
+    resumed = train(TrainingOptions(**chosen, resume=True))
+
+    assert (resumed.history, resumed.dev) == (whole.history, whole.dev)
+    assert_same_bits(weights(options["output"]), weights(tmp_path / "uninterrupted"))
 
 
 @pytest.mark.slow
@@ -78,12 +107,16 @@ def test_a_killed_run_resumes_to_the_bits_of_an_uninterrupted_one(options, tmp_p
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_a_run_as_one_line_that_says_how_it_continues(options):
-    code, errors = cut_off_after_an_epoch(options, lambda process: process.send_signal(signal.SIGINT))
+def test_a_terminal_shows_loss_and_f1_in_a_bar_until_ctrl_c_leaves_one_line_that_says_how_to_continue(options):
+    with Terminal(["train", *as_flags(options)], {"NO_COLOR": "1"}, module="gpner.cli") as terminal:
+        shown = terminal.read_until("  F1 ", seconds=90)
+        terminal.interrupt()
+        ended = terminal.read_until("interrupted; the same command with --resume continues\r\n", seconds=60)
 
-    assert code == 130
-    assert errors.splitlines()[-1] == "interrupted; the same command with --resume continues"
-    assert "Traceback" not in errors
+        assert terminal.end() == 130
+    assert re.search(r"epoch \d+\.\d\d  loss \d+\.\d{3}  F1 ", shown)
+    assert "Traceback" not in ended
+    assert not (options["output"] / "metrics.json").exists()
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from types import MethodType
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from gpner.dataset import Feature
@@ -203,6 +204,30 @@ def test_encoder_and_head_learn_at_their_own_rates_and_biases_do_not_decay(optio
     assert settings["head.projection.bias"] == (1e-2, 0.0)
     assert settings["encoder.embeddings.word_embeddings.weight"] == (2e-3, 0.1)
     assert settings["encoder.encoder.layer.0.attention.output.LayerNorm.weight"] == (2e-3, 0.0)
+
+
+def test_every_step_has_the_rates_the_decay_and_the_clipped_gradient_that_the_options_ask_for(options):
+    steps = []
+
+    def watch(optimizer, *_):
+        groups = optimizer.param_groups
+        norm = nn.utils.get_total_norm([parameter.grad for group in groups for parameter in group["params"]])
+        steps.append((norm.item(), [sorted(group[name] for group in groups) for name in ("lr", "weight_decay")]))
+
+    # 24 windows: six steps of four, two of them to warm up.
+    chosen = {"epochs": 1, "batch_size": 2, "accumulation": 2, "warmup": 1 / 3, "weight_decay": 0.1}
+    handle = register_optimizer_step_pre_hook(watch)
+    try:
+        train(TrainingOptions(**{**options, **chosen, "max_gradient_norm": 0.01}))
+    finally:
+        handle.remove()
+
+    of_peak = [0, 1 / 2, 1, 3 / 4, 1 / 2, 1 / 4]
+    assert len(steps) == len(of_peak)
+    for share, (norm, (rates, decays)) in zip(of_peak, steps, strict=True):
+        assert norm == pytest.approx(0.01, rel=1e-3)
+        assert rates == pytest.approx([2e-3 * share] * 2 + [1e-2 * share] * 2)
+        assert decays == [0.0, 0.0, 0.1, 0.1]
 
 
 def test_a_loss_that_is_no_number_stops_training_and_names_the_documents(options):
