@@ -60,9 +60,21 @@ def shards(out: str) -> int:
     return len(list(Path(out).glob(".job/part-?????.json")))
 
 
-def test_the_output_is_that_of_a_local_job_and_nothing_is_left_in_redis(corpus, expected, worker, store):
-    assert bulk("out", corpus, local=False, **COMMON) == DONE_WITH_FAILURES
+def test_the_output_of_two_workers_is_that_of_a_local_job_and_nothing_is_left_in_redis(
+    corpus, expected, settings, store, tmp_path
+):
+    # Each holds but a few of the documents at a time, so that both get some.
+    few = {"max_batch_tokens": 20, "max_held_tokens": 60}
+    with (
+        WorkerProcess(settings, "load_capitals", tmp_path / "first.log", **few) as first,
+        WorkerProcess(settings, "load_capitals", tmp_path / "second.log", **few) as second,
+    ):
+        workers = [worker.wait_until_ready() for worker in (first, second)]
 
+        assert bulk("out", corpus, local=False, **COMMON) == DONE_WITH_FAILURES
+
+        # They are counted after they are answered.
+        wait_until(lambda: all(worker.metric("gpner_documents_total") > 0 for worker in workers), 30)
     assert digests(Path("out")) == expected
     assert left_in(store) == set()
     assert [store.xlen(stream) for stream in KEYS.streams] == [0, 0, 0]
@@ -97,6 +109,7 @@ def test_two_jobs_at_once_do_not_mix(tmp_path, worker, store):
 def test_without_workers_a_job_waits_and_says_so(corpus, expected, settings, store, tmp_path):
     job = start("out", corpus)
     wait_until(lambda: "no worker is to be seen: documents wait for one" in Path("out.log").read_text(), 20)
+    wait_until(lambda: "0 documents, 0 tokens/s, 0 failures, 0 workers" in Path("out.log").read_text(), 20)
 
     with WorkerProcess(settings, "load_capitals", tmp_path / "worker.log"):
         assert job.wait(60) == DONE_WITH_FAILURES

@@ -2,7 +2,9 @@
 
 import random
 import signal
+import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,14 @@ def start_at_work(out: str, corpus: Path) -> BulkProcess:
 
 def shards(out: str) -> int:
     return len(list(Path(out).glob(".job/part-?????.json")))
+
+
+def lying_in(folder: Path) -> str:
+    """What a killed job has left besides finished shards."""
+    left = {path.suffix for path in folder.rglob("*")}
+    if ".unfinished" in left:
+        return "an unfinished file"
+    return "rows of an unfinished shard" if ".journal" in left else "neither"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -138,6 +148,7 @@ def test_killed_fifty_times_at_random_moments_the_output_is_the_undisturbed_one(
     longest_life_seconds = (time.monotonic() - began) / KILLS
     lives = random.Random(20)
     steps = []
+    left: Counter[str] = Counter()
 
     for _ in range(KILLS):
         job = start_at_work("out", corpus)
@@ -145,8 +156,10 @@ def test_killed_fifty_times_at_random_moments_the_output_is_the_undisturbed_one(
         job.kill()
         assert job.wait() == -signal.SIGKILL, "it ended before it could be killed"
         steps.append(shards("out"))
+        left[lying_in(Path("out"))] += 1
     assert finish("out", corpus) == DONE_WITH_FAILURES
 
+    sys.stdout.write(f"\nafter {KILLS} kills there lay {dict(left)}; shards finished: {steps[-1]} of {shards('out')}\n")
     assert len(set(steps)) > KILLS // 4, "many runs made progress"
     assert digests(Path("out")) == digests(Path("undisturbed"))
     ids = [each["id"] for each in rows_of(Path("out"))]

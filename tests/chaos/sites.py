@@ -115,7 +115,9 @@ def _data(folder: Path) -> Path:
 def _clock(library: str, file: Path) -> dict[str, str]:
     # Only the clock of the day moves, as when an operator or NTP sets it.
     fixed = {"FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_RESET": "1"}
-    return {"LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": str(file), **fixed}
+    # This "fix" has whoever waits for Python's lock wait by the wrong clock, for no time or without an end: threads of
+    # a busy worker hardly get anywhere then.
+    return {"LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": str(file), **fixed, "FAKETIME_FORCE_MONOTONIC_FIX": "0"}
 
 
 def _faketime() -> str:
