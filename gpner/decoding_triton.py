@@ -90,6 +90,7 @@ def _launch(
     return cells, count
 
 
+# Triton has no types: neither its decorator nor what a kernel takes.
 @triton.jit(do_not_specialize=["first_row", "stop_row", "capacity"])  # type: ignore[untyped-decorator]
 def _search(  # type: ignore[no-untyped-def]
     query,
@@ -102,6 +103,7 @@ def _search(  # type: ignore[no-untyped-def]
     first_row,
     stop_row,
     capacity,
+    # In capitals, as Triton's own kernels have them, is what each compiled kernel has as a constant.
     HEAD_SIZE: tl.constexpr,  # noqa: N803
     TILE: tl.constexpr,  # noqa: N803
     CHANNELS: tl.constexpr,  # noqa: N803

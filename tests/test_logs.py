@@ -14,7 +14,6 @@ from kombu import Connection
 from redis import Redis
 
 from tests.workers import WorkerProcess, wait_until
-from worker import logs
 from worker.logs import CelerysWords, JsonFormatter, RateLimit, settings_lines
 from worker.protocol import Keys
 from worker.settings import Settings
@@ -74,9 +73,8 @@ def test_a_flood_of_one_kind_is_cut_and_buries_nothing_else() -> None:
     assert others == ["ready", "document 7 buried"]
 
 
-def test_after_its_minute_a_kind_is_shown_again_with_what_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "MINUTE_SECONDS", 0.5)
-    limit = RateLimit()
+def test_after_its_minute_a_kind_is_shown_again_with_what_was_left_out() -> None:
+    limit = RateLimit(minute_seconds=0.5)
     shown(limit, [record("document %s buried", number) for number in range(150)])
     time.sleep(0.6)
 

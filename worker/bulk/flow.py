@@ -4,17 +4,14 @@ The two ends are `Answering`, this process or the queue, and `Output`, shards or
 runs `Ahead`, in a thread.
 """
 
-import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from itertools import chain
 from queue import Empty, Full, Queue
-from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from gpner.errors import GpnerError
-from worker.bulk.leaving import STOPPING
 from worker.bulk.rows import Answer, Answered, Block, Problem
 from worker.bulk.show import Display
 
@@ -119,21 +116,11 @@ class Flow:
         if self._reading is not None:
             self._reading.stop()
 
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM stops in order, the second at once, with KeyboardInterrupt."""
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self._stopping.is_set():
-                raise KeyboardInterrupt
-            self.stop(f"stopped by {signal.Signals(number).name}")
-
-        before = {number: signal.signal(number, handle) for number in STOPPING}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def stop_at_signal(self, name: str) -> None:
+        """Stop in order at the first signal, at once at the second, with KeyboardInterrupt."""
+        if self._stopping.is_set():
+            raise KeyboardInterrupt
+        self.stop(f"stopped by {name}")
 
     def _write_known(self, blocks: Iterator[Block], output: Output) -> Iterator[Block]:
         """Write what an earlier run has got answers to already; returns the rest."""

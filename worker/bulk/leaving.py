@@ -1,32 +1,38 @@
-"""What a signal does while no documents are under way: the process ends at once, and the same command goes on."""
+"""What Ctrl-C and SIGTERM do: for a time, whatever the part of the command that runs has them do."""
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 # The exit code of a command that was stopped, and goes on when it is given again.
 STOPPED = 3
 STANDARD_ERROR = 2
-STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def leaving_at_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end this process with the exit code of a stop, as safely as a `kill -9` would.
+def handling_signals(handle: Callable[[str], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM call the function, with the signal's name."""
 
-    A model that is being loaded, or a table that is being opened, could turn an exception into anything.
-    """
+    def handler(number: int, frame: FrameType | None) -> None:
+        handle(signal.Signals(number).name)
 
-    def leave(number: int, frame: FrameType | None) -> None:
-        with suppress(OSError):  # nobody may read it
-            os.write(STANDARD_ERROR, f"stopped by {signal.Signals(number).name}; the same command goes on\n".encode())
-        os._exit(STOPPED)
-
-    before = {number: signal.signal(number, leave) for number in STOPPING}
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def leave(name: str) -> NoReturn:
+    """End this process with the exit code of a stop, as safely as a `kill -9` would; the same command goes on.
+
+    For while no documents are under way: a model that is being loaded, or a table that is being opened, could turn an
+    exception into anything.
+    """
+    with suppress(OSError):  # nobody may read it
+        os.write(STANDARD_ERROR, f"stopped by {name}; the same command goes on\n".encode())
+    os._exit(STOPPED)

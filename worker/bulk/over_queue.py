@@ -306,16 +306,21 @@ class OverQueue:
 
 
 class Room:
-    """How many documents may be in flight, by what was answered of late."""
+    """How many documents may be in flight, by what was answered of late.
 
-    def __init__(self) -> None:
+    Args:
+        ahead_seconds: How long an answer counts: so much work of the workers may be in flight.
+    """
+
+    def __init__(self, ahead_seconds: float = AHEAD_SECONDS) -> None:
+        self._ahead_seconds = ahead_seconds
         self._documents = self._characters = 0
         self._answered: deque[float] = deque()
 
     @property
     def is_left(self) -> bool:
         """Whether there is room for more."""
-        while self._answered and time.monotonic() - self._answered[0] > AHEAD_SECONDS:
+        while self._answered and time.monotonic() - self._answered[0] > self._ahead_seconds:
             self._answered.popleft()
         documents = min(MOST_IN_FLIGHT, max(FEWEST_IN_FLIGHT, len(self._answered)))
         return self._documents < documents and self._characters < MOST_IN_FLIGHT_CHARACTERS

@@ -16,6 +16,7 @@ from gpner.errors import GpnerError
 from worker.bulk.flow import Answering, Flow
 from worker.bulk.inputs import Source, find_sources
 from worker.bulk.job import Job
+from worker.bulk.leaving import handling_signals
 from worker.bulk.local import Local
 from worker.bulk.manifests import spans
 from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED, Options
@@ -123,7 +124,7 @@ class JobRun:
         was_done = is_done(self._job)
         (self._job.folder / SUMMARY).unlink(missing_ok=True)  # what it says of the last run may no longer be so
         try:
-            with self._flow.signals(), self._display:
+            with handling_signals(self._flow.stop_at_signal), self._display:
                 if self._options.retry_failures:
                     self._retry()
                 else:

@@ -13,6 +13,7 @@ from gpner.errors import GpnerError
 from worker.bulk.flow import Answering, Flow
 from worker.bulk.inputs import Source
 from worker.bulk.job import Job
+from worker.bulk.leaving import handling_signals
 from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED, Options
 from worker.bulk.reading import Part, Reading
 from worker.bulk.rows import Answer, Block, Found, Position, Problem, Row
@@ -33,7 +34,7 @@ def write_to_standard_output(
         display = Display(None if options.quiet else err, total_bytes=total_bytes, failures=0)
         flow = Flow(display, strict=options.strict, most_failures=options.max_failures)
         try:
-            with flow.signals(), display:
+            with handling_signals(flow.stop_at_signal), display:
                 flow.run(reading.blocks(Position(), options.limit), answering, output)
         except KeyboardInterrupt:
             os._exit(STOPPED)  # other threads are in native code, which must not meet a dying interpreter

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from gpner.errors import ConfigError, GpnerError
-from worker.bulk.leaving import STOPPED, leaving_at_signals
+from worker.bulk.leaving import STOPPED, handling_signals, leave
 from worker.cli.command import console, new_command
 
 MODULES = ("pyarrow", "fsspec")
@@ -70,7 +70,7 @@ def add_command(commands: Any) -> None:
 
 
 def _bulk(options: argparse.Namespace) -> None:
-    with leaving_at_signals():  # from here on, as what is to be loaded takes seconds
+    with handling_signals(leave):  # from here on, as what is to be loaded takes seconds
         sys.exit(_run({name: value for name, value in vars(options).items() if name != "run"}))
 
 
