@@ -4,7 +4,8 @@
 #
 #   OUT=results benchmarks/gpu.sh
 #
-# OUT      folder for what was found: machine.txt, install.txt, tests.txt, performance.txt, profile-*.txt, variants.txt
+# OUT      folder for what was found: machine.txt, install.txt, tests.txt, performance.txt, profile-*.txt, graphs.txt,
+#          variants.txt
 # DEVICE   cuda by default; cpu to try this script itself
 # SCALE    so many times the documents that a CPU gets
 # REPEATS  rounds of every engine
@@ -37,7 +38,7 @@ step() {
     echo "$((SECONDS - began)) s, ended with $code: $* ($file)"
 }
 
-rm -f "$OUT"/{machine,install,tests,performance,profile-mix,profile-short,variants}.txt
+rm -f "$OUT"/{machine,install,tests,performance,profile-mix,profile-short,graphs,variants}.txt
 
 step machine.txt 60 python3 -c '
 import platform, torch, transformers
@@ -85,5 +86,6 @@ compare() {
 compare performance.txt 300 "gpner naive naive-bf16" "length mix" "short texts"
 step profile-mix.txt 60 python3 benchmarks/where_time_goes.py "$RUNS/bert-base" "$RUNS/length-mix.json" --device "$DEVICE"
 step profile-short.txt 60 python3 benchmarks/where_time_goes.py "$RUNS/bert-base" "$RUNS/short-texts.json" --device "$DEVICE"
+if [ "$DEVICE" = cuda ]; then step graphs.txt 60 python3 benchmarks/graphs.py "$RUNS/bert-base"; fi
 # Last, as first of all it is to be known how fast that is which is there: what could be had by other means.
 compare variants.txt 200 "gpner gpner-compiled gpner-torch-decode" "length mix"

@@ -57,6 +57,7 @@ WINDOWS = {"context": WINDOW, "batch_size": 4}
 NEAR = {"method": "tiled", "attention_window": 128}
 VARIANTS = {
     "windows of 512": Variant(training=WINDOWS),
+    "windows of 512, two a step": Variant(training=WINDOWS | {"batch_size": 2}),
     "first": Variant(extension={"anchor": "first"}),
     "mean": Variant(extension={"anchor": "mean"}),
     "mean, four a step": Variant(extension={"anchor": "mean"}, training={"batch_size": 4}),
@@ -64,7 +65,9 @@ VARIANTS = {
     "random": Variant(extension={"method": "random"}),
     "attention window 128": Variant(extension=NEAR),
     "windows of 512, pre-trained": Variant(training=WINDOWS, pretrained=True),
+    "first, pre-trained": Variant(extension={"anchor": "first"}, pretrained=True),
     "mean, pre-trained": Variant(extension={"anchor": "mean"}, pretrained=True),
+    "random, pre-trained": Variant(extension={"method": "random"}, pretrained=True),
     "windows of 512, then again": Variant(training=WINDOWS, after="windows of 512"),
     "windows of 512, then attention window 128": Variant(extension=NEAR, after="windows of 512"),
     "windows of 512, then attention window 256": Variant(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from inspect import signature
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -52,6 +52,26 @@ class ShortGroup:
     unseen: Tensor
 
 
+class Borders(Protocol):
+    """Where the documents of a pack lie, as a GPU has to know it."""
+
+    @property
+    def positions(self) -> Tensor:
+        """Position of each token in its document. Shape: (tokens,)."""
+
+    @property
+    def cumulative(self) -> Tensor:
+        """Where each document starts, and where the last one stops. Shape: (documents + 1,), int32."""
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that a document may have."""
+
+    @property
+    def window(self) -> int | None:
+        """How many tokens to either side a token sees; None for its whole document."""
+
+
 @dataclass(frozen=True)
 class Pack:
     """Where the documents of a pack lie. Made once per forward, read by every layer.
@@ -83,6 +103,11 @@ class Pack:
     def cumulative(self) -> Tensor:
         """Document borders for the GPU kernel. Shape: (documents + 1,), int32."""
         return self._there(torch.tensor([*self.starts, sum(self.lengths)], dtype=torch.int32))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest document."""
+        return max(self.lengths)
 
     def _there(self, tensor: Tensor) -> Tensor:
         if self.device.type == "cuda":
@@ -124,7 +149,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    pack: Pack | None = None,
+    pack: Borders | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend within each document of a pack, as a transformers attention function.
@@ -137,7 +162,7 @@ def packed_attention(
         attention_mask: Always None: transformers builds no mask for a function registered without one.
         scaling: Factor of the scores; 1/√head size if None.
         dropout: Must be 0: long-context training does without attention dropout.
-        pack: Where the documents lie.
+        pack: Where the documents lie; a `Pack` wherever the GPU's kernel does not compute.
         **kwargs: What else the encoder passes on; must not narrow or bias the attention.
 
     Returns:
@@ -161,22 +186,21 @@ def packed_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.is_cuda and query.dtype in HALF_TYPES:
         return _varlen(query, key, value, scale, pack), None
-    return _chunked(query, key, value, scale, pack), None
+    return _chunked(query, key, value, scale, cast(Pack, pack)), None
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack) -> Tensor:
+def _varlen(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Borders) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
-    longest = max(pack.lengths)
     context = varlen_attn(
         query,
         key,
         value,
         pack.cumulative,
         pack.cumulative,
-        longest,
-        longest,
+        pack.longest,
+        pack.longest,
         scale=scale,
         **_same_bits(),
         **_windowed(pack.window),
@@ -218,18 +242,18 @@ def _chunked(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack
         places.append(group.index[kept])
     for start, stop in pack.long_documents:
         by_head = [tensor[start:stop].transpose(0, 1) for tensor in (query, key, value)]
-        attend = _choose(query, stop - start, pack.window)
+        attend = _choose(query, key, value, stop - start, pack.window)
         pieces.append(attend(by_head[0], by_head[1], by_head[2], scale, pack.window).transpose(0, 1))
         places.append(torch.arange(start, stop, device=query.device))
     context = torch.empty_like(query, memory_format=torch.contiguous_format)
     return context.index_copy(0, torch.cat(places), torch.cat(pieces))[None]
 
 
-def _choose(query: Tensor, length: int, window: int | None) -> Callable[..., Tensor]:
+def _choose(query: Tensor, key: Tensor, value: Tensor, length: int, window: int | None) -> Callable[..., Tensor]:
     """Return the fastest way through one document of this length."""
     if query.dtype not in HALF_TYPES:
         return _attend_fused
-    if not (torch.is_grad_enabled() and query.requires_grad):
+    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))):
         return _attend_in_place
     columns = length if window is None else min(length, WINDOW_ROWS + 2 * window)
     return _attend_in_blocks if columns <= KEPT_COLUMNS else _attend_fused

@@ -14,6 +14,8 @@ from gpner.checkpoint import checkpoint_revision, load_checkpoint
 from gpner.decoding import Span, decode_pack, keep_flat
 from gpner.entities import Extraction
 from gpner.errors import ConfigError, DocumentError, OutOfMemoryError
+from gpner.graphs import GraphedForward, graphed
+from gpner.heads import SpanFactors
 from gpner.model import GlobalPointerForEntities
 from gpner.packing import pack_by_length
 from gpner.peak import measure_peak_flops
@@ -72,6 +74,7 @@ class Extractor:
         self.max_batch_tokens = max_batch_tokens
         self.flat = flat
         self.peak_flops = 0.0
+        self._graphed: GraphedForward | None = None
         self.labels: tuple[str, ...] = tuple(model.config.labels)
         self.device = next(model.parameters()).device
         self._tokenizer = TextTokenizer(tokenizer, context=model.config.context, stride=model.config.stride)
@@ -200,7 +203,12 @@ class Extractor:
         return of_documents, forward_seconds, decode_seconds
 
     def warm_up(self) -> None:
-        """Run the largest pack once, so that no document waits for first-time work, and measure `peak_flops`."""
+        """Do all first-time work, so that no document waits for it: run the largest pack, on a GPU record small ones.
+
+        Measures `peak_flops`.
+        """
+        if self.device.type == "cuda":
+            self._graphed = graphed(self.model)
         word = "warm "
         self.extract([word * self.max_batch_tokens])
         self.peak_flops = measure_peak_flops(self.device, inference_dtype(self.device))
@@ -235,7 +243,7 @@ class Extractor:
             contents.append((start + window.prefix, start + window.prefix + window.n_content))
             start += len(window.token_ids)
         lengths = [len(window.token_ids) for window in windows]
-        factors = self.model(ids.to(self.device, non_blocking=True), lengths).factors
+        factors = self._score(ids, lengths)
         forward_seconds = time.perf_counter() - started
         if on_gpu:
             forwarded = stream.record_event(torch.cuda.Event(enable_timing=True))
@@ -244,6 +252,12 @@ class Extractor:
             forwarded.synchronize()  # waits only where there was nothing to decode
             forward_seconds = begun.elapsed_time(forwarded) / 1000
         return spans, forward_seconds, time.perf_counter() - started - forward_seconds
+
+    def _score(self, token_ids: Tensor, lengths: Sequence[int]) -> SpanFactors:
+        factors = None if self._graphed is None else self._graphed(token_ids, lengths)
+        if factors is None:
+            factors = self.model(token_ids.to(self.device, non_blocking=True), lengths).factors
+        return factors
 
     def _assemble(self, document: TokenizedText, spans: Sequence[Sequence[Span]]) -> Extraction:
         merged = merge_windows(document.windows, spans)

@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils.generic import ModelOutput
 
-from gpner.attention import IMPLEMENTATION, Pack
+from gpner.attention import IMPLEMENTATION, Borders, Pack
 from gpner.config import GlobalPointerConfig
 from gpner.errors import CheckpointError, ConfigError, EncoderError, ShapeError
 from gpner.heads import HEADS, SpanFactors
@@ -129,15 +129,25 @@ class GlobalPointerForEntities(PreTrainedModel):
         window = getattr(self.encoder.config, "attention_window", None)
         pack = Pack(tuple(torch.as_tensor(lengths).tolist()), input_ids.device, window)
         self._check(input_ids, pack)
-        states = self.encoder(
-            input_ids=input_ids[None], position_ids=(pack.positions + self.first_position)[None], pack=pack
-        ).last_hidden_state[0]
-        with torch.autocast(states.device.type, enabled=False):
-            factors = self.head(states.float(), pack.positions)
-            loss = None
-            if contents is not None and spans is not None:
+        factors = self.score(input_ids, pack)
+        loss = None
+        if contents is not None and spans is not None:
+            with torch.autocast(input_ids.device.type, enabled=False):
                 loss = self._loss(factors, pack, contents, spans.to(input_ids.device), segment_tokens)
         return PackedOutput(factors=factors, loss=loss)
+
+    def score(self, input_ids: Tensor, borders: Borders) -> SpanFactors:
+        """Compute the factors alone, without looking at the input: nothing here waits for a GPU.
+
+        Args:
+            input_ids: Shape: (tokens,).
+            borders: Where its documents lie; on a CPU a `Pack`.
+        """
+        positions = (borders.positions + self.first_position)[None]
+        states = self.encoder(input_ids=input_ids[None], position_ids=positions, pack=borders).last_hidden_state[0]
+        with torch.autocast(states.device.type, enabled=False):
+            factors: SpanFactors = self.head(states.float(), borders.positions)
+        return factors
 
     def flops(self, lengths: Sequence[int]) -> int:
         """Count the floating-point operations of the encoder over documents of these lengths, two per multiply-add.

@@ -95,6 +95,20 @@ def test_gradients_through_a_window_are_those_of_the_mask(window, dtype, atol, r
         torch.testing.assert_close(mine, theirs, atol=atol, rtol=rtol)
 
 
+@pytest.mark.parametrize("trained", [0, 1, 2])
+def test_a_single_one_of_the_heads_may_be_trained(trained):
+    lengths = (512, 300)
+    heads = [tensor[:, :, : sum(lengths)].bfloat16() for tensor in random_heads()]
+    alone = [tensor.clone().requires_grad_(place == trained) for place, tensor in enumerate(heads)]
+    together = [tensor.clone().requires_grad_() for tensor in heads]
+    pack = Pack(lengths, torch.device("cpu"))
+
+    for three in (alone, together):
+        packed_attention(None, *three, None, pack=pack)[0].float().square().sum().backward()
+
+    assert torch.equal(alone[trained].grad, together[trained].grad)
+
+
 @torch.no_grad()
 def test_what_lies_beyond_the_windows_of_all_layers_is_not_felt():
     model = tiny_model(context=512)

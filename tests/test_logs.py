@@ -4,7 +4,6 @@ import json
 import logging
 import signal
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,13 @@ KEYS = Keys("test:")
 MARK = "SECRETWORD"
 
 
-def record(message: str, *arguments: Any, logger: str = "worker", **more: Any) -> logging.LogRecord:
-    return logging.getLogger(logger).makeRecord(logger, logging.ERROR, "", 0, message, arguments, None, extra=more)
+def record(
+    message: str, *arguments: Any, logger: str = "worker", at: float | None = None, **more: Any
+) -> logging.LogRecord:
+    made = logging.getLogger(logger).makeRecord(logger, logging.ERROR, "", 0, message, arguments, None, extra=more)
+    if at is not None:
+        made.created = at
+    return made
 
 
 def test_a_record_is_one_json_object_on_one_line() -> None:
@@ -74,14 +78,23 @@ def test_a_flood_of_one_kind_is_cut_and_buries_nothing_else() -> None:
 
 
 def test_after_its_minute_a_kind_is_shown_again_with_what_was_left_out() -> None:
-    limit = RateLimit(minute_seconds=0.5)
-    shown(limit, [record("document %s buried", number) for number in range(150)])
-    time.sleep(0.6)
+    limit = RateLimit()
+    shown(limit, [record("document %s buried", number, at=1000.0) for number in range(150)])
 
-    assert shown(limit, [record("document %s buried", 150)]) == [
+    assert shown(limit, [record("document %s buried", 150, at=1059.9)]) == []
+    assert shown(limit, [record("document %s buried", 151, at=1060.0)]) == [
+        "document 151 buried (51 more like this were left out before)"
+    ]
+    assert shown(limit, [record("document %s buried", 152, at=1060.1)]) == ["document 152 buried"]
+
+
+def test_a_clock_that_is_set_back_silences_no_kind() -> None:
+    limit = RateLimit()
+    shown(limit, [record("document %s buried", number, at=1000.0) for number in range(150)])
+
+    assert shown(limit, [record("document %s buried", 150, at=10.0)]) == [
         "document 150 buried (50 more like this were left out before)"
     ]
-    assert shown(limit, [record("document %s buried", 151)]) == ["document 151 buried"]
 
 
 def test_kinds_without_end_fill_no_memory() -> None:

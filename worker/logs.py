@@ -8,7 +8,6 @@ import json
 import logging
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -37,6 +36,7 @@ _TASK_LOGGERS = ("celery.app.trace", "celery.worker.request", "celery.worker.str
 _QUOTING_VALUES = ("args", "kwargs", "return_value", "traceback")
 # Lines of one kind that a minute shows; a flood of broken documents must not bury what else an operator has to read.
 LINES_A_MINUTE = 100
+MINUTE_SECONDS = 60.0
 # Kinds that are remembered. A program that puts what it tells into the words themselves makes one of every line.
 _MOST_KINDS = 1_000
 
@@ -93,27 +93,23 @@ class RateLimit(logging.Filter):
     """Drops lines beyond the first hundred of their kind in a minute, and says how many in the next that is shown.
 
     Of one kind are lines of one logger with the same words but for what is filled in.
-
-    Args:
-        minute_seconds: How long a minute is.
     """
 
-    def __init__(self, minute_seconds: float = 60.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._minute_seconds = minute_seconds
         self._lock = threading.Lock()
         # By kind, when its minute began and how many lines it has had since.
         self._minutes: dict[tuple[str, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Count the record; False drops it."""
-        kind, now = (record.name, str(record.msg)), time.monotonic()
+        kind, now = (record.name, str(record.msg)), record.created
         left_out = 0
         with self._lock:
             if len(self._minutes) >= _MOST_KINDS:
                 self._minutes.clear()
             began, lines = self._minutes.get(kind, (now, 0))
-            if now - began >= self._minute_seconds:
+            if not 0 <= now - began < MINUTE_SECONDS:  # also where the clock was set back
                 left_out = max(0, lines - LINES_A_MINUTE)
                 began, lines = now, 0
             lines += 1
