@@ -4,7 +4,8 @@
 
 Every variant is the same encoder and head with the same rates and as many epochs; what differs is how far it reads and
 where its positions past 512 come from. A run that is already there is taken as it is, so that the table can be made in
-several sittings. The best epoch is chosen on dev; test is looked at once.
+several sittings. The best epoch is chosen on dev; test is looked at once. What was trained on windows of 1,024 or 2,048
+under an attention window reads whole documents too, with the table begun anew, and is scored both ways.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from split import split
 from gpner.checkpoint import load_checkpoint, load_tokenizer
 from gpner.evaluation import evaluate_extractor
 from gpner.examples import read_corpus
-from gpner.extractor import Extractor
+from gpner.extractor import Extractor, choose_device, place
 from gpner.model import load_encoder
 from gpner.positions import extend_encoder
 from gpner.pretraining import pretrain
@@ -30,7 +31,7 @@ from gpner.pretraining_options import PretrainingOptions
 from gpner.training import train
 from gpner.training_options import TrainingOptions
 
-WINDOW = 512
+WINDOW, WHOLE = 512, 4096
 # Of a run that goes on from one before it.
 FURTHER_EPOCHS, FURTHER_RATE, FURTHER_HEAD_RATE = 2, 1e-4, 5e-4
 PRETRAINING_EPOCHS, PRETRAINING_RATE = 5, 2e-4
@@ -111,18 +112,33 @@ def run(name: str, context: int, seed: int, arguments: argparse.Namespace) -> Pa
         **{"context": context, **variant.training},
     )
     report = train(options)
-    test = evaluate_extractor(Extractor.from_pretrained(folder), read_corpus(data / "test.jsonl").examples)
     row = {
         "variant": name,
         "context": context,
         "epochs": epochs,
         "seed": seed,
         "dev": report.dev.micro.f1,
-        "test": test.micro.f1,
+        "test": score(Extractor.from_pretrained(folder), data / "test.jsonl"),
         "seconds": report.seconds,
     }
+    if "attention_window" in variant.extension and context < WHOLE:
+        extractor = reading_whole(folder)
+        row |= {f"{part}, whole": score(extractor, data / f"{part}.jsonl") for part in ("dev", "test")}
     (folder / "row.json").write_text(json.dumps(row) + "\n", encoding="utf-8")
     return folder
+
+
+def score(extractor: Extractor, corpus: Path) -> float:
+    return evaluate_extractor(extractor, read_corpus(corpus).examples).micro.f1
+
+
+def reading_whole(folder: Path) -> Extractor:
+    """A trained model that reads more at once than it was trained on."""
+    model, tokenizer = load_checkpoint(folder)
+    extend_encoder(model.base_model, WHOLE, method="tiled")
+    model.config.context = WHOLE
+    place(model, choose_device("auto"))
+    return Extractor(model, tokenizer, model_name=folder.name)
 
 
 def encoder_for(name: str, context: int, seed: int, arguments: argparse.Namespace) -> Path:
@@ -170,17 +186,18 @@ def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print a line for every variant: mean and range of F1 over seeds, mean of the minutes."""
-    table = Table("variant", "context", "epochs", "seeds", "dev F1", "test F1", "minutes")
+    parts = ("dev", "test", "dev, whole", "test, whole")
+    table = Table("variant", "context", "epochs", "seeds", *parts, "minutes")
     for key in dict.fromkeys((row["variant"], row["context"], row["epochs"]) for row in rows):
         same = [row for row in rows if (row["variant"], row["context"], row["epochs"]) == key]
         minutes = statistics.mean(row["seconds"] for row in same) / 60
-        scores = [spread([row[part] for row in same]) for part in ("dev", "test")]
+        scores = [spread([row[part] for row in same if part in row]) for part in parts]
         table.add_row(*map(str, key), str(len(same)), *scores, f"{minutes:.0f}")
     Console().print(table)
 
 
 def spread(figures: list[float]) -> str:
-    return f"{statistics.mean(figures):.3f} ({min(figures):.3f}-{max(figures):.3f})"
+    return f"{statistics.mean(figures):.3f} ({min(figures):.3f}-{max(figures):.3f})" if figures else ""
 
 
 def parse() -> argparse.Namespace:

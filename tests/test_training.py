@@ -280,7 +280,9 @@ def test_a_trained_model_is_lengthened_and_trained_further_with_its_head(options
     assert report.dev.micro.f1 > 0.95
     short, longer = (load_checkpoint(folder)[0] for folder in (options["output"], tmp_path / "longer"))
     assert len(longer.encoder.embeddings.position_embeddings.weight) == 600
-    assert short.config.context == longer.config.context
+    assert (short.config.context, longer.config.context) == (options["context"], 600)
+    (extraction,) = Extractor.from_pretrained(tmp_path / "longer").extract(["The mayor of Lisbon waited. " * 80])
+    assert extraction.windows == 1
     assert "training goes on from the encoder and the head" in (tmp_path / "further" / "training.log").read_text()
 
 

@@ -13,7 +13,9 @@ def add_command(commands: Any) -> None:
     """Add `extend` to the parser."""
     parser = new_command(commands, "extend", _run, "give an encoder a longer position table")
     parser.add_argument(
-        "encoder", help="local folder or hub name of a transformers encoder, or of a gpner model, which keeps its head"
+        "encoder",
+        help="local folder or hub name of a transformers encoder, or of a gpner model, which keeps its head and reads "
+        "so much at once from then on",
     )
     parser.add_argument("output", type=Path, help="folder for the longer encoder")
     parser.add_argument("--context", type=int, required=True, help="positions that it shall have")
@@ -46,6 +48,8 @@ def _run(options: argparse.Namespace) -> None:
     window = getattr(options, "attention_window", None)
     extend_encoder(encoder_of(model), options.context, **settings, attention_window=window)
     tokenizer.model_max_length = options.context
+    if trained:
+        model.config.context = options.context
     model.save_pretrained(options.output)
     tokenizer.save_pretrained(options.output)
     Console().print(f"{options.output} reads {options.context} positions")
