@@ -16,8 +16,9 @@ import pytest
 from gpner.errors import ConfigError
 from tests.bulk_tools import bulk, digests, failures_of, row, rows_of, told
 from worker.bulk.addresses import shown
+from worker.bulk.exit_codes import DONE, DONE_WITH_FAILURES
 from worker.bulk.inputs import find_sources
-from worker.bulk.options import DONE, DONE_WITH_FAILURES, Options
+from worker.bulk.options import Options
 from worker.bulk.reading import Part, Reading
 from worker.bulk.rows import Item, Position, Problem, Row
 from worker.bulk.seen import SeenIds
@@ -37,6 +38,7 @@ class Server(ThreadingHTTPServer):
     """Serves contents by path and query, as pages, and answers 403 to anything else."""
 
     contents: ClassVar[dict[str, bytes]] = {}
+    tells_lengths: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -55,7 +57,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append(self.command)
         self.send_response(403 if content is None else 200)
         self.send_header("Content-Type", "text/html")
-        self.send_header("Content-Length", str(len(content or b"")))
+        if self.server.tells_lengths:
+            self.send_header("Content-Length", str(len(content or b"")))
         self.end_headers()
 
     def do_GET(self) -> None:
@@ -131,6 +134,69 @@ def test_files_that_only_their_query_tells_apart_have_names_of_their_own(server)
     assert bulk(OUT, one, two, format="jsonl") == DONE
 
 
+def test_texts_that_only_their_query_tells_apart_are_all_read_when_the_job_goes_on(server, tmp_path):
+    for name in ("ONE", "TWO"):
+        archive = as_zip(tmp_path / "x.zip", {"a.txt": f"{name} A".encode(), "b.txt": f"{name} B".encode()})
+        server.contents[f"/x.zip?t={name}"] = archive.read_bytes()
+    inputs = [f"zip://*.txt::simplecache::{server.address}/x.zip?t={name}" for name in ("ONE", "TWO")]
+    common = {"format": "jsonl", "keep": ["text"]}
+
+    bulk(OUT, *inputs, **common, limit=1)
+    bulk(OUT, *inputs, **common)
+
+    assert [each["text"] for each in rows_of(OUT)] == ["ONE A", "ONE B", "TWO A", "TWO B"]
+    assert "t=TWO" not in written(OUT)
+
+
+def test_what_a_file_of_a_server_that_tells_no_length_has_grown_by_is_read(server):
+    server.tells_lengths = False
+    # Longer than the two ends by which files are told.
+    large = {"id": "large", "text": 200_000 * "x"}
+    server.contents |= {"/a.jsonl": lines([large]), "/b.jsonl": lines([row(1)])}
+    inputs = [f"{server.address}/{name}.jsonl" for name in "ab"]
+    bulk(OUT, *inputs, format="jsonl")
+
+    server.contents |= {"/a.jsonl": lines([large, row(2)]), "/b.jsonl": lines([row(1), row(3)])}
+    assert bulk(OUT, *inputs, format="jsonl") == DONE
+
+    assert [each["id"] for each in rows_of(OUT)] == ["large", "doc-1", "doc-3", "doc-2"]
+    server.contents["/a.jsonl"] = lines([{**large, "text": 200_000 * "y"}, row(2)])
+    with pytest.raises(ConfigError, match=r"a\.jsonl has changed"):
+        bulk(OUT, *inputs, format="jsonl")
+
+
+def test_a_file_of_a_server_that_tells_no_length_may_not_grow_within_its_last_line(server):
+    server.tells_lengths = False
+    server.contents["/a.jsonl"] = lines([{"id": "large", "text": 200_000 * "x"}]) + b'{"id": "half'
+    address = f"{server.address}/a.jsonl"
+    bulk(OUT, address, format="jsonl")
+
+    server.contents["/a.jsonl"] += b'", "text": "WHOLE"}\n'
+
+    with pytest.raises(ConfigError, match=r"a\.jsonl has grown within its last line"):
+        bulk(OUT, address, format="jsonl")
+
+
+def test_a_long_text_of_a_server_that_tells_no_length_is_read_whole(server):
+    server.tells_lengths = False
+    server.contents["/a.txt"] = 5_000_000 * b"x"
+
+    bulk(OUT, f"{server.address}/a.txt", format="jsonl", keep=["text"])
+
+    assert [len(each["text"]) for each in rows_of(OUT)] == [5_000_000]
+
+
+def test_what_is_wrong_with_the_content_behind_an_address_is_not_laid_to_the_address(server):
+    server.contents = {"/a.jsonl": lines(ROWS), "/b.csv": b"id,words\n1,a\n", "/c.parquet": b"no table at all"}
+
+    bulk(OUT, *(f"{server.address}{path}" for path in server.contents), format="jsonl")
+
+    messages = [each["reason"]["message"] for each in failures_of(OUT)]
+    assert messages[0] == "it must be readable as csv, was not at all: it must have a column text, has id, words"
+    assert "Parquet" in messages[1]
+    assert "reached" not in messages[1]
+
+
 def test_an_error_names_an_address_without_its_secrets(server):
     address = f"{server.address}/a.jsonl?token={SECRET}'quoted' and more"
     with pytest.raises(ConfigError, match="must be readable") as refused:
@@ -147,9 +213,14 @@ def test_an_error_names_an_address_without_its_secrets(server):
         find_sources([f"{server.address}/unknown?token={SECRET}"])
     with pytest.raises(ConfigError, match="folder of this machine") as output:
         Options(["a.jsonl"], f"http://x?token={SECRET}")
+    users = []
+    for user in ("token", "me:token", "me:token@token", "me:to/token"):
+        with pytest.raises(ConfigError, match=r"http://127.* is not") as of_user:
+            find_sources([f"http://{user}@127.0.0.1:{server.server_port}/a.jsonl"])
+        users.append(of_user.value)
 
     assert isinstance(problem, Problem)
-    for words in (refused.value, problem.message, unknown.value, output.value):
+    for words in (refused.value, problem.message, unknown.value, output.value, *users):
         assert "token" not in str(words)
         assert "quoted" not in str(words)
     assert "/a.jsonl cannot be reached" in problem.message
@@ -172,6 +243,14 @@ def test_a_file_is_not_fetched_to_find_out_whether_it_is_a_page_of_links(server)
         ("abfs://container@account/a.jsonl", "abfs://container@account/a.jsonl"),
         ("zip://a.jsonl::https://host/a.zip?token=x", "zip://a.jsonl::https://host/a.zip"),
         ("simplecache::https://host/a.jsonl?token=x", "simplecache::https://host/a.jsonl"),
+        ("ftp://user:p@ss@host/a.jsonl", "ftp://host/a.jsonl"),
+        ("https://TOKEN@host/a.jsonl", "https://host/a.jsonl"),
+        ("s3://key:sec/ret@bucket/a.jsonl", "s3://bucket/a.jsonl"),
+        ("HTTPS://host/a.jsonl?token=x", "HTTPS://host/a.jsonl"),
+        ("http://host/a b.jsonl?token=x y", "http://host/a b.jsonl"),
+        ("http://me:p?ss@host/a.jsonl?token=x", "http://host/a.jsonl"),
+        ("https://host:80/@me/a.jsonl?mail=x@y", "https://host:80/@me/a.jsonl"),
+        ("s3://bucket/a:b@c.jsonl", "s3://bucket/a:b@c.jsonl"),
     ],
 )
 def test_an_address_is_shown_without_passwords_and_queries(address, expected):
@@ -238,6 +317,16 @@ def test_a_job_over_archives_goes_on_like_others(tmp_path):
     as_zip(archives[1], {"corpus/a.jsonl": lines(ROWS[5:10])})
     with pytest.raises(ConfigError, match=r"zip://corpus/a\.jsonl::.*1\.zip has changed"):
         bulk(OUT, *inputs, **common)
+
+
+def test_archives_behind_a_cache_are_told_apart(tmp_path):
+    archives = [as_zip(tmp_path / f"{number}.zip", {"a.jsonl": lines([row(number)])}) for number in range(2)]
+
+    items = items_of(*(f"simplecache::zip://a.jsonl::{archive}" for archive in archives), f"zip://*::{archives[0]}")
+
+    assert [(item.id, item.source) for item in items] == [
+        (f"doc-{number}", f"zip://a.jsonl::{archive}") for number, archive in enumerate(archives)
+    ]
 
 
 def test_an_archive_may_lie_behind_an_address_and_one_that_is_none_is_named(tmp_path):

@@ -11,7 +11,7 @@ from pyarrow import ipc, parquet
 
 from gpner.errors import ConfigError
 from tests.bulk_tools import bulk, failures_of, row, rows_of, told, write_jsonl
-from worker.bulk.options import DONE, DONE_WITH_FAILURES
+from worker.bulk.exit_codes import DONE, DONE_WITH_FAILURES
 
 OUT = Path("out")
 

@@ -51,6 +51,16 @@ def test_whoever_reads_standard_output_may_have_enough(tmp_path):
     assert done.stderr == b"3\n"
 
 
+def test_a_disk_without_room_for_standard_output_ends_a_job_that_nothing_goes_on_with(corpus):
+    command = [sys.executable, *bulk_command(corpus, "--output", "-", "--local", "--quiet")]
+
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60)
+
+    assert done.returncode == 3
+    assert done.stderr == b"stopped: [Errno 28] No space left on device\n"
+
+
 @pytest.mark.parametrize("closed", ["out", "err"])
 def test_a_job_whose_listener_is_gone_ends_quietly_and_can_be_gone_on_with(corpus, closed):
     reader, pipe = os.pipe()
@@ -163,18 +173,22 @@ def test_a_fault_that_nobody_foresaw_is_no_end_of_the_job(corpus, monkeypatch):
     assert b"TypeError" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_packages_are_loaded_is_a_stop_too(corpus, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "flags", "next_step"),
+    [(signal.SIGINT, [], b"; the same command goes on"), (signal.SIGTERM, ["--dry-run"], b"")],
+    ids=["job", "dry run"],
+)
+def test_a_signal_while_packages_are_loaded_is_a_stop_too(corpus, tmp_path, number, flags, next_step):
     (tmp_path / "pyarrow.py").write_text("import pathlib, time; pathlib.Path('loading').touch(); time.sleep(60)")
     paths = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ['PYTHONPATH']}"}
-    command = [sys.executable, *bulk_command(corpus, "--output", "out", "--local")]
+    command = [sys.executable, *bulk_command(corpus, "--output", "out", "--local", *flags)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=paths) as job:
         wait_until(lambda: Path("loading").exists(), 30)
 
         job.send_signal(number)
 
         assert job.wait(30) == 3
-        assert job.stderr.read() == f"stopped by {number.name}; the same command goes on\n".encode()
+        assert job.stderr.read() == b"stopped by %s%s\n" % (number.name.encode(), next_step)
 
 
 def test_without_redis_a_job_over_the_queue_does_not_begin(corpus):

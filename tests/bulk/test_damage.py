@@ -2,9 +2,10 @@
 
 import gzip
 import json
+import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from gpner.errors import ConfigError
 from tests.bulk_tools import BulkProcess, bulk, digests, failures_of, row, rows_of, told, write_jsonl
 from tests.workers import wait_until
+from worker.bulk.exit_codes import DONE_WITH_FAILURES, STOPPED
+from worker.bulk.files import write_lines
 from worker.bulk.inputs import File, Source
-from worker.bulk.options import DONE_WITH_FAILURES, STOPPED
 from worker.bulk.reading import Part, Reading
 from worker.bulk.seen import SeenIds
 from worker.bulk.tables import Columns
@@ -106,12 +108,39 @@ def test_ids_that_only_the_log_of_a_killed_job_had_are_read_again_without_it(tmp
     assert digests(OUT) == digests(Path("undisturbed"))
 
 
+def test_ids_are_read_again_where_the_last_source_is_broken(tmp_path):
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", ROWS)
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no more")
+    assert bulk(OUT, corpus, tmp_path / "broken.parquet", **COMMON) == DONE_WITH_FAILURES
+    before = digests(OUT)
+
+    (OUT / ".job" / "seen.sqlite").unlink()
+
+    assert bulk(OUT, corpus, tmp_path / "broken.parquet", **COMMON) == DONE_WITH_FAILURES
+    assert digests(OUT) == before
+
+
+def test_a_job_that_is_refused_when_its_ids_are_lost_leaves_nothing_open(tmp_path):
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", [row(number) for number in range(2_000)])
+    bulk(OUT, corpus, **COMMON)
+    content = corpus.read_bytes()
+    half = content.index(b"\n", len(content) // 2)
+    corpus.write_bytes(content[:half] + b" " + content[half + 1 :])  # two rows are one broken line
+    (OUT / ".job" / "seen.sqlite").unlink()
+
+    with pytest.raises(ConfigError, match=r"the ids of .* are lost") as refused:
+        bulk(OUT, corpus, **COMMON)
+
+    assert refused.value
+    assert not [path for path in Path("/proc/self/fd").iterdir() if "seen.sqlite" in os.path.realpath(path)]
+
+
 @pytest.mark.parametrize(("name", "reached"), [("-", 0), ("corpus.jsonl", 25)])
 def test_ids_that_cannot_be_read_again_are_named(tmp_path, name, reached):
     """Of standard input, which is read once, and of a file that can be read less far than before."""
     write_jsonl(tmp_path / "corpus.jsonl", ROWS)
     reading = Reading(
-        [Part(Source(name, "jsonl", (File(name, 0),)))],
+        [Part(Source(name, "jsonl", (File(name, Path(name).stat().st_size if reached else 0),)))],
         Columns("text", "id"),
         SeenIds(None),
         shard_items=10,
@@ -132,15 +161,19 @@ def test_ids_that_cannot_be_read_again_are_named(tmp_path, name, reached):
 def test_what_cannot_be_made_again_is_named(tmp_path, name, damage, retry):
     corpus = write_jsonl(tmp_path / "corpus.jsonl", ["broken", *ROWS])
     assert bulk(OUT, corpus, **COMMON) == DONE_WITH_FAILURES
-    shards = {path: path.read_bytes() for path in OUT.glob("part-*")}
+    files = {path: path.read_bytes() for path in OUT.glob("[!.]*")}
+    with corpus.open("a") as file:
+        file.write(json.dumps(row(100)) + "\n")
 
     damage(OUT / ".job" / name)
 
-    words = r"(must (be what a bulk job wrote|hold|be there)|that of shard 0 is missing).* begin afresh"
+    words = (
+        r"(must be (what a bulk job wrote|there)|that of shard 0 is missing).*; restore it from a copy, or begin afresh"
+    )
     for _ in range(2):
         with pytest.raises(ConfigError, match=words):
             bulk(OUT, corpus, **COMMON, retry_failures=retry)
-    assert {path: path.read_bytes() for path in OUT.glob("part-*")} == shards
+    assert {path: path.read_bytes() for path in OUT.glob("[!.]*")} == files, "found before anything was done"
 
 
 @pytest.mark.parametrize("damage", [*DAMAGE, alter], ids=[*DAMAGE_NAMES, "altered"])
@@ -157,3 +190,17 @@ def test_answers_of_an_unfinished_shard_that_are_lost_are_found_again(tmp_path, 
     assert bulk("undisturbed", corpus, **COMMON) == DONE_WITH_FAILURES
     assert digests(OUT) == digests(Path("undisturbed"))
     assert [each["id"] for each in rows_of(OUT)] == [each["id"] for each in ROWS[:8]]
+
+
+def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path):
+    path = tmp_path / "failures.jsonl"
+    write_lines(path, [b"before"])
+
+    def broken() -> Iterator[bytes]:
+        yield b"after"
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        write_lines(path, broken())
+
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {"failures.jsonl": b"before\n"}

@@ -1,6 +1,5 @@
 """How much of a job over the queue is in flight, by documents, characters and answers; and how many workers it sees."""
 
-import time
 from collections.abc import Iterator
 from itertools import islice
 
@@ -17,10 +16,10 @@ def some(documents: int, size: int = 10) -> Iterator[Row]:
     return (Row(str(number), f"TEXT {number}", "corpus", number, size=size) for number in range(documents))
 
 
-def filled(room: Room, rows: Iterator[Row]) -> int:
+def filled(room: Room, rows: Iterator[Row], now: float = 0.0) -> int:
     """How many documents it takes until none is left room for."""
     taken = 0
-    while room.is_left:
+    while room.is_left(now):
         room.take(next(rows))
         taken += 1
     return taken
@@ -58,20 +57,20 @@ def test_workers_are_counted_by_what_they_say(settings, join: Join):
 def test_as_many_documents_are_in_flight_as_were_answered_of_late_within_limits(answers, documents):
     room = Room()
     for _ in range(answers):
-        room.note_answer()
+        room.note_answer(0.0)
 
     assert filled(room, some(20_000)) == documents
 
 
-def test_answers_count_for_their_time_only():
-    room = Room(ahead_seconds=1.0)
-    for _ in range(3_000):
-        room.note_answer()
-    time.sleep(1.1)
-    for _ in range(1_000):
-        room.note_answer()
+def test_answers_count_for_ten_seconds():
+    room = Room()
+    for number in range(4_000):
+        room.note_answer(0.0 if number < 3_000 else 9.0)
 
-    assert filled(room, some(20_000)) == 1_000
+    assert filled(room, some(20_000), now=10.0) == 4_000
+    for each in some(4_000):
+        room.give_back(each)
+    assert filled(room, some(20_000), now=10.1) == 1_000
 
 
 def test_no_more_than_128_million_characters_are_in_flight_and_what_is_written_down_makes_room():

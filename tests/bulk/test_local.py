@@ -11,8 +11,8 @@ from pyarrow import parquet
 from gpner.errors import CheckpointError, ConfigError, OutOfMemoryError
 from tests.bulk_tools import bulk, digests, failures_of, row, rows_of, summary_of, told, write_jsonl, write_parquet
 from tests.engines import CapitalsEngine, Run, Words, extract, load_capitals
+from worker.bulk.exit_codes import DONE, DONE_WITH_FAILURES, STOPPED
 from worker.bulk.local import MOST_CHARACTERS, LocalReader
-from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED
 from worker.bulk.output import SAMPLE_DOCUMENTS
 from worker.bulk.rows import Block, Position, Problem, Row
 

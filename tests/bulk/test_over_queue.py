@@ -11,7 +11,7 @@ from redis import Redis
 
 from tests.bulk_tools import BulkProcess, bulk, digests, failures_of, row, rows_of, summary_of, write_jsonl
 from tests.workers import DurableRedis, WorkerProcess, wait_until
-from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED
+from worker.bulk.exit_codes import DONE, DONE_WITH_FAILURES, STOPPED
 from worker.client import Client
 from worker.local_redis import free_port
 from worker.protocol import Keys

@@ -26,8 +26,8 @@ from tests.bulk_tools import (
     write_jsonl,
     write_parquet,
 )
+from worker.bulk.exit_codes import DONE, DONE_WITH_FAILURES, STOPPED
 from worker.bulk.job import Job
-from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED
 
 ROWS = [row(number) for number in range(25)]
 OUT = Path("out")

@@ -3,6 +3,7 @@
 import bz2
 import csv
 import gzip
+import io
 import json
 import os
 import tracemalloc
@@ -378,27 +379,36 @@ def test_a_file_that_is_named_twice_is_read_once(tmp_path, monkeypatch):
     (tmp_path / "link.jsonl").symlink_to("a.jsonl")
     as_texts(tmp_path / "texts")
 
-    here = f"file://{tmp_path / 'a.jsonl'}"
-    found = find_sources(["a.jsonl", "./a.jsonl", "*.jsonl", here, str(tmp_path / "texts"), "texts/doc-1.txt"])
+    path = str(tmp_path / "a.jsonl")
+    here = [f"{start}{path}" for start in ("file://", "local://", "file://localhost")]
+    found = find_sources(["a.jsonl", "./a.jsonl", "*.jsonl", *here, str(tmp_path / "texts"), "texts/doc-1.txt"])
 
     assert [source.name for source in found.sources] == ["a.jsonl", str(tmp_path / "texts")]
     assert found.doubles == [
-        *((name, "a.jsonl") for name in ("a.jsonl", "a.jsonl", "link.jsonl", str(tmp_path / "a.jsonl"))),
+        *((name, "a.jsonl") for name in ("a.jsonl", "a.jsonl", "link.jsonl", path, path, path)),
         ("texts/doc-1.txt", str(tmp_path / "texts" / "doc-1.txt")),
     ]
 
 
+def test_a_file_of_the_output_is_refused_by_its_address_too(tmp_path):
+    write_jsonl(tmp_path / "part-00000.jsonl", ROWS)
+
+    with pytest.raises(ConfigError, match="--output must not hold the input"):
+        find_sources([f"local://{tmp_path}/part-00000.jsonl"], tmp_path)
+
+
+@pytest.mark.parametrize("rows", [0, 3])
 @pytest.mark.parametrize("end", [b"", b'{"id": "half'])
-def test_what_is_written_to_a_file_while_it_is_read_waits_for_the_next_run(tmp_path, end):
-    path = write_jsonl(tmp_path / "a.jsonl", ROWS[:3])
+def test_what_is_written_to_a_file_while_it_is_read_waits_for_the_next_run(tmp_path, end, rows):
+    path = write_jsonl(tmp_path / "a.jsonl", ROWS[:rows])
     (source,) = find_sources([str(path)]).sources
     with path.open("ab") as file:
         file.write(json.dumps(ROWS[3]).encode() + b"\n" + end)
 
     records = list(read_jsonl(source, 0, Progress(), ["text", "id"]))
 
-    assert [record.row for record in records if isinstance(record, Record)] == [1, 2, 3]
-    assert len(records) == 3
+    assert [record.row for record in records if isinstance(record, Record)] == [1, 2, 3][:rows]
+    assert len(records) == rows
 
 
 def test_a_folder_is_read_behind_links_too_and_without_what_is_hidden(tmp_path):
@@ -446,7 +456,17 @@ class Unreachable(AbstractFileSystem):
         return {"name": path, "size": 100, "type": "file"}
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
-        raise RuntimeError("Payload is not complete")
+        return Unfinished(LINES)
+
+
+class Unfinished(io.BytesIO):
+    """A file that breaks off."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        content = super().read(100)
+        if not content:
+            raise RuntimeError("Payload is not complete")
+        return content
 
 
 def test_errors_of_the_packages_behind_fsspec_name_the_address(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from tests.bulk_tools import BulkProcess, bulk, digests, rows_of, summary_of, write_jsonl
 from tests.workers import wait_until
-from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED
+from worker.bulk.exit_codes import DONE, DONE_WITH_FAILURES, STOPPED
 from worker.engine import Engine
 from worker.settings import Settings
 
@@ -89,9 +89,11 @@ def load_for_ever(settings: Settings) -> Engine:
     raise AssertionError("no signal came")
 
 
-@pytest.mark.parametrize("output", ["out", "-"])
+@pytest.mark.parametrize(
+    ("output", "next_step"), [("out", "; the same command goes on"), ("-", "")], ids=["job", "standard output"]
+)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_the_model_is_loaded_stops_at_once_and_the_same_command_goes_on(tmp_path, number, output):
+def test_a_signal_while_the_model_is_loaded_stops_at_once_and_says_what_goes_on(tmp_path, number, output, next_step):
     corpus = make_corpus(tmp_path, 40)
     job = BulkProcess(corpus, "--output", output, "--local", log=Path("log"), GPNER_ENGINE=f"{__name__}:load_for_ever")
     wait_until(lambda: Path("loading").exists(), 30)
@@ -99,7 +101,7 @@ def test_a_signal_while_the_model_is_loaded_stops_at_once_and_the_same_command_g
     job.send_signal(number)
 
     assert job.wait() == STOPPED
-    assert Path("log").read_text() == f"stopped by {number.name}; the same command goes on\n"
+    assert Path("log").read_text() == f"stopped by {number.name}{next_step}\n"
     assert finish("out", corpus) == DONE
 
 

@@ -15,6 +15,7 @@ from pyarrow import json as arrow_json
 from pyarrow import parquet
 
 FORMATS = ("parquet", "jsonl", "jsonl.gz", "jsonl.zst")
+READ_BYTES = 1 << 20
 COMPRESSIONS = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}
 # A row group of a Parquet file holds so many rows, or as many as have so many bytes in JSON: what is decoded at once.
 GROUP_ROWS = 10_000
@@ -32,17 +33,21 @@ ENTITY = pyarrow.struct(
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that after a kill, or a loss of power, it is there whole or as it was before.
+    """Write a file so that after an error, a kill, or a loss of power, it is there whole or as it was before.
 
     Args:
         path: The file; what is not whole yet lies beside it, under its name with `.unfinished` behind.
         write: Writes its content.
     """
     unfinished = path.with_name(f"{path.name}.unfinished")
-    with unfinished.open("wb") as file:
-        write(file)
-    sync(unfinished)
-    unfinished.replace(path)
+    try:
+        with unfinished.open("wb") as file:
+            write(file)
+        sync(unfinished)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 
@@ -55,6 +60,15 @@ class Content(NamedTuple):
     def then(self, more: bytes) -> "Content":
         """That of a file which goes on with these bytes."""
         return Content(self.size + len(more), crc32(more, self.checksum))
+
+
+def content_of(path: Path) -> Content:
+    """That of a file as it is."""
+    content = Content()
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            content = content.then(block)
+    return content
 
 
 def write_lines(path: Path, lines: Iterable[bytes]) -> Content:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from gpner.errors import ConfigError
-from worker.bulk.addresses import Remote, innermost, is_remote, reaching, remote_files, shown
+from worker.bulk.addresses import Remote, innermost, is_remote, remote_files, shown, without_local_protocol
 
 Kind = Literal["jsonl", "csv", "tsv", "parquet", "arrow", "texts"]
 KINDS: dict[str, Kind] = {
@@ -34,7 +34,7 @@ KNOWN = "known are .jsonl, .csv, .tsv, .parquet and .txt (with .gz, .zst or .bz2
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file: its name as the output has it, its size in bytes, 0 where that cannot be known, and how it is opened."""
+    """A file: its name as the output has it, its size in bytes, 0 of standard input, and how it is opened."""
 
     name: str
     size: int
@@ -74,7 +74,7 @@ class Source:
 
     @property
     def size(self) -> int:
-        """In bytes, 0 where that cannot be known."""
+        """In bytes, 0 of standard input."""
         return sum(file.size for file in self.files)
 
 
@@ -98,7 +98,7 @@ def find_sources(inputs: Sequence[str], output: Path | None = None) -> Input:
     """
     files = _Files(output)
     sources: list[Source] = []
-    for name in (each.removeprefix("file://") for each in inputs):
+    for name in map(without_local_protocol, inputs):
         found = [source for group, members in _groups(name) for source in _of_files(group, members)]
         if not found:
             raise ConfigError(f"an input must name files, {shown(name)} names none; {KNOWN}")
@@ -116,6 +116,7 @@ class _Files:
         self._output = None if output is None else output.resolve()
         self._names: dict[str, str] = {}  # by address
         self._taken: set[str] = set()
+        self._taken_texts: set[str] = set()
 
     def is_written(self, file: File) -> bool:
         """Whether a file belongs to the output."""
@@ -126,7 +127,8 @@ class _Files:
         files = tuple(filter(None, map(self._take_file, source.files)))
         if not files:
             return None
-        return replace(source, files=files, name=source.name if source.kind == "texts" else files[0].name)
+        name = _own_name(source.name, files[0], self._taken_texts) if source.kind == "texts" else files[0].name
+        return replace(source, files=files, name=name)
 
     def _take_file(self, file: File) -> File | None:
         if self.is_written(file):
@@ -136,12 +138,16 @@ class _Files:
         if address in self._names:
             self.doubles.append((file.name, self._names[address]))
             return None
-        if file.name in self._taken:  # addresses that differ in their secrets alone, which are not shown
-            mark = hashlib.sha256(address.encode()).hexdigest()[:MARK_LETTERS]
-            file = replace(file, name=f"{file.name}?{mark}")
-        self._taken.add(file.name)
-        self._names[address] = file.name
-        return file
+        self._names[address] = _own_name(file.name, file, self._taken)
+        return replace(file, name=self._names[address])
+
+
+def _own_name(name: str, file: File, taken: set[str]) -> str:
+    """A name that is not taken yet: addresses may differ in their secrets alone, which are not shown."""
+    if name in taken:
+        name = f"{name}?{hashlib.sha256(file.address.encode()).hexdigest()[:MARK_LETTERS]}"
+    taken.add(name)
+    return name
 
 
 def digest(source: Source, length: int) -> str | None:
@@ -156,11 +162,10 @@ def digest(source: Source, length: int) -> str | None:
         files = [(file.name, file.size) for file in source.files[:length]]
         return hashlib.sha256(repr(files).encode()).hexdigest()
     with _readable(source.file.address), source.file.open() as file:
-        if not source.size:  # an empty file, or one whose length nobody tells
-            return hashlib.sha256(file.read(END_BYTES)).hexdigest()
-        head = file.read(min(length, END_BYTES))
-        file.seek(max(0, length - END_BYTES))
-        return hashlib.sha256(head + file.read(min(length, END_BYTES))).hexdigest()
+        first = file.read(min(length, 2 * END_BYTES))
+        file.seek(max(len(first), length - END_BYTES))  # never back, as not every address can
+        last = (first + file.read(min(length - len(first), END_BYTES)))[-END_BYTES:]
+        return hashlib.sha256(first[:END_BYTES] + last).hexdigest()
 
 
 def begins_a_line(source: Source, start: int) -> bool:
@@ -192,8 +197,7 @@ def _refuse_unwritable(name: str) -> None:
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
     try:
-        with reaching(name):
-            yield
+        yield
     except OSError as error:
         raise ConfigError(f"an input must be readable, {shown(name)} is not: {error.strerror or error}") from None
 

@@ -14,7 +14,7 @@ from typing import IO, Any, Self
 from gpner.errors import ConfigError
 from worker.bulk.files import read_object, sync, write_object
 from worker.bulk.inputs import JOB_FOLDER, Source, begins_a_line, digest, length_of
-from worker.bulk.manifests import AFRESH, Manifest, read_manifests, refusing_broken
+from worker.bulk.manifests import AFRESH, RESTORE, Manifest, read_manifests, refusing_broken
 from worker.bulk.reading import Part
 from worker.bulk.rows import Position
 from worker.bulk.tables import Types, find_types, types_from_json, types_to_json
@@ -48,6 +48,7 @@ class Job:
         retried_sources: Sources that are read on from where they ended, and the number of shards there were then: had
             they broken there, that is no failure any more.
         manifests: Of the finished shards.
+        parts: The input's parts as they are now, in the order of `known`.
     """
 
     folder: Path
@@ -256,7 +257,7 @@ def _refuse_forgotten(folder: Path) -> None:
     left = [path for path in (folder / JOB_FOLDER).glob("*") if path.name.partition(".")[0] not in ("lock", "job")]
     if left:
         path = folder / JOB_FOLDER / "job.json"
-        raise ConfigError(f"{path} must be there, as {left[0].name} beside it is, it is missing; {AFRESH}")
+        raise ConfigError(f"{path} must be there, as {left[0].name} beside it is, it is missing; {RESTORE}")
 
 
 def _lock(folder: Path) -> IO[str]:

@@ -11,10 +11,11 @@ from typing import Self
 import pydantic_core
 
 from gpner.errors import ConfigError
-from worker.bulk.files import Content, read_object
+from worker.bulk.files import Content, content_of, read_object
 from worker.bulk.rows import Position, Tally
 
 AFRESH = "give what it was begun with, or begin afresh with another --output"
+RESTORE = "restore it from a copy, or begin afresh with another --output"
 # What lies beside a manifest: lines of failures.jsonl and of sample.jsonl.
 FAILURES, SAMPLE = "failures", "sample"
 
@@ -93,10 +94,10 @@ def read_manifests(folder: Path) -> list[Manifest]:
     for number, manifest in enumerate(found):
         if manifest.number != number:
             raise ConfigError(
-                f"{folder} must hold a manifest of each shard, that of shard {number} is missing; {AFRESH}"
+                f"{folder} must hold a manifest of each shard, that of shard {number} is missing; {RESTORE}"
             )
         for kind, content in manifest.beside.items():
-            _check_size(path_beside(folder, number, kind), content.size)
+            _check_content(path_beside(folder, number, kind), content)
     return found
 
 
@@ -106,30 +107,20 @@ def path_beside(folder: Path, number: int, kind: str) -> Path:
 
 
 def lines_beside(folder: Path, manifest: Manifest, kind: str) -> Iterator[bytes]:
-    """The lines of a kind that belong to a shard, without their ends.
+    """The lines of a kind that belong to a shard, without their ends."""
+    if kind in manifest.beside:
+        with path_beside(folder, manifest.number, kind).open("rb") as file:
+            for line in file:
+                yield line.removesuffix(b"\n")
 
-    Raises:
-        ConfigError: Behind the last one, if they are not those that were written.
-    """
-    if kind not in manifest.beside:
-        return
-    path = path_beside(folder, manifest.number, kind)
-    content = Content()
-    with path.open("rb") as file:
-        for line in file:
-            content = content.then(line)
-            yield line.removesuffix(b"\n")
+
+def _check_content(path: Path, content: Content) -> None:
+    """Find damage before anything is done: its lines are wanted when the run ends."""
+    if not path.exists():
+        raise ConfigError(f"{path} must be there, it is missing; {RESTORE}")
     with refusing_broken(path):
-        if content != manifest.beside[kind]:
+        if content_of(path) != content:
             raise ValueError("its checksum is not that of its content")
-
-
-def _check_size(path: Path, size: int) -> None:
-    """Find what is cut off or missing at once: it is read to its end only when a run ends."""
-    found = path.stat().st_size if path.exists() else None
-    if found != size:
-        was = "is missing" if found is None else f"was: {found}"
-        raise ConfigError(f"{path} must hold the {size} bytes that a bulk job wrote, {was}; {AFRESH}")
 
 
 def spans(manifests: Sequence[Manifest]) -> Iterator[list[Span]]:
@@ -139,7 +130,8 @@ def spans(manifests: Sequence[Manifest]) -> Iterator[list[Span]]:
         ends = {number: position.items for number, position in manifest.ended.items()}
         if manifest.retried is None:
             ends.setdefault(manifest.end.source, manifest.end.items)
-        yield [(number, reached.get(number, 0), end) for number, end in sorted(ends.items())]
+        begun = [(number, reached.get(number, 0), end) for number, end in sorted(ends.items())]
+        yield [(number, first, end) for number, first, end in begun if first < end]
         reached |= ends
 
 
@@ -149,4 +141,4 @@ def refusing_broken(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} must be what a bulk job wrote, is not: {error!r}; {AFRESH}") from None
+        raise ConfigError(f"{path} must be what a bulk job wrote, is not: {error}; {RESTORE}") from None

@@ -9,11 +9,8 @@ from gpner.errors import ConfigError
 from worker.bulk.addresses import is_remote, shown
 from worker.bulk.files import FORMATS
 from worker.bulk.inputs import STANDARD_INPUT
-from worker.bulk.leaving import STOPPED as STOPPED
 from worker.bulk.rows import OWN_COLUMNS
 
-# Exit codes beside that of a stop; 2 is wrong use, as everywhere.
-DONE, DONE_WITH_FAILURES = 0, 1
 STANDARD_OUTPUT = "-"
 SHARD_DOCUMENTS = 10_000
 ID_FIELD = "id"
@@ -65,6 +62,11 @@ class Options:
     def to_standard_output(self) -> bool:
         """Whether rows go there instead of into a folder; no job is remembered then."""
         return self.output == STANDARD_OUTPUT
+
+    @property
+    def has_job(self) -> bool:
+        """Whether what is done is remembered, so that the same command goes on with it."""
+        return not (self.to_standard_output or self.dry_run)
 
     @property
     def folder(self) -> Path:

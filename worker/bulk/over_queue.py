@@ -124,7 +124,7 @@ class OverQueue:
         more = True
         while more or self._open:
             block = None
-            if more and self._room.is_left and len(self._open) < MOST_BLOCKS:
+            if more and self._room.is_left(time.monotonic()) and len(self._open) < MOST_BLOCKS:
                 block = next(blocks, None)
                 more = block is not None
             if block is not None:
@@ -205,6 +205,7 @@ class OverQueue:
         found: Any
         with explaining(self._client.settings.redis_url):
             found = self._redis.xread(streams, count=READ_ENTRIES, block=milliseconds)
+        now = time.monotonic()
         unwanted: list[tuple[str | None, bytes]] = []
         for entry, fields in (row for _, rows in found for row in rows):
             self._last = entry
@@ -214,11 +215,11 @@ class OverQueue:
             elif self._is_wanted(answer):
                 self._answers[answer.id] = answer, entry
                 self._in_queue.discard(answer.id)
-                self._room.note_answer()
+                self._room.note_answer(now)
             else:
                 unwanted.append((answer.id, entry))
         if found:
-            self._heard = self._answered_at = time.monotonic()
+            self._heard = self._answered_at = now
             self._quiet = QUIET_SECONDS
         self._delete(unwanted)
         return bool(found)
@@ -306,21 +307,15 @@ class OverQueue:
 
 
 class Room:
-    """How many documents may be in flight, by what was answered of late.
+    """How many documents may be in flight, by what was answered of late; all times are of one clock, in seconds."""
 
-    Args:
-        ahead_seconds: How long an answer counts: so much work of the workers may be in flight.
-    """
-
-    def __init__(self, ahead_seconds: float = AHEAD_SECONDS) -> None:
-        self._ahead_seconds = ahead_seconds
+    def __init__(self) -> None:
         self._documents = self._characters = 0
         self._answered: deque[float] = deque()
 
-    @property
-    def is_left(self) -> bool:
+    def is_left(self, now: float) -> bool:
         """Whether there is room for more."""
-        while self._answered and time.monotonic() - self._answered[0] > self._ahead_seconds:
+        while self._answered and now - self._answered[0] > AHEAD_SECONDS:
             self._answered.popleft()
         documents = min(MOST_IN_FLIGHT, max(FEWEST_IN_FLIGHT, len(self._answered)))
         return self._documents < documents and self._characters < MOST_IN_FLIGHT_CHARACTERS
@@ -335,9 +330,9 @@ class Room:
         self._documents -= 1
         self._characters -= row.size
 
-    def note_answer(self) -> None:
+    def note_answer(self, now: float) -> None:
         """Count an answer."""
-        self._answered.append(time.monotonic())
+        self._answered.append(now)
 
 
 def _parse(fields: dict[bytes, bytes]) -> Result | Failure | None:

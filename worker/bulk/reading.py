@@ -8,9 +8,8 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from gpner.errors import ConfigError, DocumentError
-from worker.bulk.addresses import reaching
 from worker.bulk.inputs import STANDARD_INPUT, Source
-from worker.bulk.manifests import AFRESH, Span
+from worker.bulk.manifests import RESTORE, Span
 from worker.bulk.rows import Block, Item, Position, Problem, Row
 from worker.bulk.seen import SeenIds
 from worker.bulk.tables import UNREADABLE, Columns, as_text, fit, read_arrow, read_parquet
@@ -129,7 +128,7 @@ class Reading:
             if reached.items != end:
                 raise ConfigError(
                     f"the ids of {source.name} are lost, it must be readable again up to item {end} for them, "
-                    f"was up to {reached.items}; {AFRESH}"
+                    f"was up to {reached.items}; {RESTORE}"
                 )
 
     def _runs(self, things: Iterable[tuple[Thing, int]]) -> Iterator[tuple[list[Thing], bool]]:
@@ -183,7 +182,7 @@ class Reading:
         self._progress = Progress()
         items = skip
         try:
-            with reaching(source.file.address), closing(self._open(source, skip, self._progress)) as records:
+            with closing(self._open(source, skip, self._progress)) as records:
                 for record in records:
                     items += 1
                     yield record

@@ -7,32 +7,34 @@ import sys
 import uuid
 from array import array
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import islice
 
 from rich.console import Console
 
 from gpner.errors import GpnerError
+from worker.bulk.exit_codes import DONE, DONE_WITH_FAILURES, STOPPED
 from worker.bulk.flow import Answering, Flow
 from worker.bulk.inputs import Source, find_sources
 from worker.bulk.job import Job
-from worker.bulk.leaving import handling_signals
 from worker.bulk.local import Local
 from worker.bulk.manifests import spans
-from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED, Options
+from worker.bulk.options import Options
 from worker.bulk.output import SUMMARY, Shards, count_failures, failures, is_done, publish
 from worker.bulk.over_queue import OverQueue
 from worker.bulk.reading import Reading
 from worker.bulk.rows import Block
 from worker.bulk.seen import SeenIds
 from worker.bulk.show import Display, print_summary, print_words
+from worker.bulk.signals import handling_signals
 from worker.bulk.tables import Columns, check_columns
 from worker.bulk.without_job import dry_run, write_to_standard_output
 from worker.settings import Settings, load_settings
 
 # To try these again is of no use: the input would have to change, and is then another.
 FINAL_TYPES = ("DuplicateId",)
-SAME_COMMAND = "the same command"
+GOES_ON = "; the same command goes on from here"
+GOES_ON_WITHOUT_RETRY = "; the same command without --retry-failures goes on from here"
 
 
 def run(options: Options, out: Console, err: Console) -> int:
@@ -63,7 +65,7 @@ def run(options: Options, out: Console, err: Console) -> int:
         _silence()
         return STOPPED
     except (OSError, sqlite3.Error) as error:  # the disk, which may have no room for a summary either
-        return _give_up(err, str(error))
+        return _give_up(err, str(error), GOES_ON if options.has_job else "")
 
 
 def _find_input(options: Options, err: Console) -> list[Source]:
@@ -101,53 +103,53 @@ class JobRun:
         self._job = job
         self._out = out
         self._err = err
-        self._goes_on = SAME_COMMAND
-        self._answering = self._begin(settings)
-        self._seen = SeenIds(job.file("seen.sqlite"))
-        self._reading = Reading(
-            job.parts,
-            Columns(options.text_field, options.id_field, options.keep, job.kept),
-            self._seen,
-            shard_items=options.shard_documents,
-            max_document_characters=settings.max_document_characters,
-        )
-        self._note_lost_ids()
-        self._display = Display(
-            None if options.quiet else err,
-            total_bytes=sum(part.source.size for part in job.parts),
-            failures=count_failures(job),
-        )
-        self._flow = Flow(self._display, strict=options.strict, most_failures=options.max_failures)
+        self._next_step = GOES_ON
+        with ExitStack() as opened:
+            self._answering = self._begin(settings, opened)
+            self._seen = opened.enter_context(closing(SeenIds(job.file("seen.sqlite"))))
+            self._reading = Reading(
+                job.parts,
+                Columns(options.text_field, options.id_field, options.keep, job.kept),
+                self._seen,
+                shard_items=options.shard_documents,
+                max_document_characters=settings.max_document_characters,
+            )
+            self._note_lost_ids()
+            self._display = Display(
+                None if options.quiet else err,
+                total_bytes=sum(part.source.size for part in job.parts),
+                failures=count_failures(job),
+            )
+            self._flow = Flow(self._display, strict=options.strict, most_failures=options.max_failures)
+            self._opened = opened.pop_all()
 
     def run(self) -> int:
         """Do what is to be done, and say what came out."""
         was_done = is_done(self._job)
-        (self._job.folder / SUMMARY).unlink(missing_ok=True)  # what it says of the last run may no longer be so
-        try:
-            with handling_signals(self._flow.stop_at_signal), self._display:
-                if self._options.retry_failures:
-                    self._retry()
-                else:
-                    self._read_on()
-        except KeyboardInterrupt:
-            self._leave_at_once()
-        except GpnerError as error:
-            self._flow.stopped = str(error)
-        finally:
-            self._answering.close()
-            self._seen.close()
+        with self._opened:
+            (self._job.folder / SUMMARY).unlink(missing_ok=True)  # what it says of the last run may no longer be so
+            try:
+                with handling_signals(self._flow.stop_at_signal), self._display:
+                    if self._options.retry_failures:
+                        self._retry()
+                    else:
+                        self._read_on()
+            except KeyboardInterrupt:
+                self._leave_at_once()
+            except GpnerError as error:
+                self._flow.stopped = str(error)
         if self._options.retry_failures and self._flow.stopped is None and not was_done:
             self._flow.stopped = "what failed was tried again, the input is not read to its end"
-            self._goes_on = f"{self._goes_on} without --retry-failures"
+            self._next_step = GOES_ON_WITHOUT_RETRY
         return self._finish()
 
-    def _begin(self, settings: Settings) -> Answering:
+    def _begin(self, settings: Settings, opened: ExitStack) -> Answering:
         """Find out whether the job can be done before anything of it is written down."""
         if not self._options.local:
-            over_queue = OverQueue(settings, self._job.name, self._job.check_model)
+            over_queue = opened.enter_context(closing(OverQueue(settings, self._job.name, self._job.check_model)))
             self._job.begin()
             return over_queue
-        local = Local(settings)
+        local = opened.enter_context(closing(Local(settings)))
         self._job.begin()
         self._job.check_model(local.name, local.revision)
         return local
@@ -207,11 +209,11 @@ class JobRun:
         if not self._options.quiet:
             print_summary(self._out, summary, tally)
         if stopped is not None:
-            return _give_up(self._err, stopped, self._goes_on)
+            return _give_up(self._err, stopped, self._next_step)
         return DONE_WITH_FAILURES if tally.n_failures else DONE
 
     def _leave_at_once(self) -> None:
-        _give_up(self._err, "at once")
+        _give_up(self._err, "at once", GOES_ON)
         # Other threads are in native code, which must not meet a dying interpreter.
         os._exit(STOPPED)
 
@@ -221,9 +223,9 @@ def _ascending(rows: "array[int]") -> "array[int]":
     return rows if all(map(operator.lt, rows, islice(rows, 1, None))) else array("q", sorted(rows))
 
 
-def _give_up(err: Console, reason: str, command: str = SAME_COMMAND) -> int:
+def _give_up(err: Console, reason: str, next_step: str) -> int:
     """Say why a job stopped, and what goes on with it; returns the exit code for that."""
-    print_words(err, f"stopped: {reason}; {command} goes on from here")
+    print_words(err, f"stopped: {reason}{next_step}")
     return STOPPED
 
 

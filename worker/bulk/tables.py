@@ -19,7 +19,6 @@ from pyarrow import ipc, parquet
 from pyarrow import types as is_type
 
 from gpner.errors import ConfigError, DocumentError
-from worker.bulk.addresses import reaching
 from worker.bulk.inputs import Source
 from worker.bulk.rows import Problem
 from worker.bulk.texts import Progress, Record, Records, check_names, column_names, listed
@@ -120,7 +119,7 @@ def schema_of(source: Source) -> pyarrow.Schema:
         OSError: If it cannot be read.
         ValueError: If it is no such file.
     """
-    with reaching(source.file.address), source.file.open() as file:
+    with source.file.open() as file:
         return parquet.read_schema(file) if source.kind == "parquet" else ipc.open_stream(file).schema
 
 

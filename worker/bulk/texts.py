@@ -11,8 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow
 import pydantic_core
 
-from worker.bulk.addresses import reaching
-from worker.bulk.inputs import Source
+from worker.bulk.inputs import STANDARD_INPUT, Source
 from worker.bulk.rows import Problem
 
 BLOCK_BYTES = 1 << 20
@@ -181,7 +180,7 @@ def read_texts(
     for each in source.files[skip:]:
         name = each.name
         try:
-            with reaching(each.address), each.open() as file:
+            with each.open() as file:
                 content = file.read(most_bytes + 1)
             progress.bytes += len(content)
             if len(content) > most_bytes:
@@ -205,7 +204,7 @@ def column_names(source: Source) -> Sequence[str]:
     """
     csv.field_size_limit(LONGEST_LINE_BYTES)
     lines = _lines(source, Progress(), LONGEST_LINE_BYTES, _at_line_ends)
-    with reaching(source.file.address), closing(lines):
+    with closing(lines):
         texts = ((line.content or b"").decode() for line in lines)
         return next(csv.reader(texts, delimiter=DELIMITERS[source.kind]), [])
 
@@ -283,7 +282,8 @@ def _blocks(source: Source, progress: Progress) -> Iterator[bytes]:
         if source.compression:
             stream = pyarrow.CompressedInputStream(_Watched(file, progress), source.compression)
         held = b""
-        is_bounded = source.size and not source.compression and source.file.remote is None
+        is_local = source.file.remote is None and source.name != STANDARD_INPUT
+        is_bounded = is_local and not source.compression
         left = source.size if is_bounded else sys.maxsize
         while block := stream.read(min(BLOCK_BYTES, left)):
             left -= len(block)

@@ -10,15 +10,16 @@ from rich.console import Console
 from rich.table import Table
 
 from gpner.errors import GpnerError
+from worker.bulk.exit_codes import DONE, DONE_WITH_FAILURES, STOPPED
 from worker.bulk.flow import Answering, Flow
 from worker.bulk.inputs import Source
 from worker.bulk.job import Job
-from worker.bulk.leaving import handling_signals
-from worker.bulk.options import DONE, DONE_WITH_FAILURES, STOPPED, Options
+from worker.bulk.options import Options
 from worker.bulk.reading import Part, Reading
 from worker.bulk.rows import Answer, Block, Found, Position, Problem, Row
 from worker.bulk.seen import SeenIds
 from worker.bulk.show import Display, print_words, readable
+from worker.bulk.signals import handling_signals
 from worker.bulk.tables import Columns, Types
 from worker.settings import Settings
 

@@ -3,12 +3,14 @@
 import argparse
 import sys
 import traceback
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 
 from gpner.errors import ConfigError, GpnerError
-from worker.bulk.leaving import STOPPED, handling_signals, leave
+from worker.bulk.exit_codes import STOPPED
+from worker.bulk.signals import handling_signals, leave
 from worker.cli.command import console, new_command
 
 MODULES = ("pyarrow", "fsspec")
@@ -70,7 +72,9 @@ def add_command(commands: Any) -> None:
 
 
 def _bulk(options: argparse.Namespace) -> None:
-    with handling_signals(leave):  # from here on, as what is to be loaded takes seconds
+    has_job = options.output != "-" and not options.dry_run
+    next_step = "; the same command goes on" if has_job else ""
+    with handling_signals(partial(leave, next_step)):  # from here on, as what is to be loaded takes seconds
         sys.exit(_run({name: value for name, value in vars(options).items() if name != "run"}))
 
 

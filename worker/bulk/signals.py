@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-# The exit code of a command that was stopped, and goes on when it is given again.
-STOPPED = 3
+from worker.bulk.exit_codes import STOPPED
+
 STANDARD_ERROR = 2
 
 
@@ -27,12 +27,16 @@ def handling_signals(handle: Callable[[str], None]) -> Iterator[None]:
             signal.signal(number, earlier)
 
 
-def leave(name: str) -> NoReturn:
-    """End this process with the exit code of a stop, as safely as a `kill -9` would; the same command goes on.
+def leave(next_step: str, name: str) -> NoReturn:
+    """End this process with the exit code of a stop, as safely as a `kill -9` would.
 
     For while no documents are under way: a model that is being loaded, or a table that is being opened, could turn an
     exception into anything.
+
+    Args:
+        next_step: What the user is told besides.
+        name: The signal's.
     """
     with suppress(OSError):  # nobody may read it
-        os.write(STANDARD_ERROR, f"stopped by {name}; the same command goes on\n".encode())
+        os.write(STANDARD_ERROR, f"stopped by {name}{next_step}\n".encode())
     os._exit(STOPPED)
