@@ -36,6 +36,12 @@ ARRIVING_PER_SECOND = 200
 BAD_DOCUMENTS = 80
 
 
+def rules(name: str) -> list[dict[str, Any]]:
+    """The rules in one of the files that ship with gpner."""
+    content = yaml.safe_load((PROMETHEUS_FOLDER / "rules" / name).read_text(encoding="utf-8"))
+    return [rule for group in content["groups"] for rule in group["rules"]]
+
+
 @dataclass
 class Observed:
     """What runs, as its Prometheus sees it."""

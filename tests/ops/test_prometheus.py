@@ -1,28 +1,20 @@
 """The rules and alerts that ship with gpner, on the Prometheus that they are meant for."""
 
-import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from tests.ops.observed import PROMETHEUS_FOLDER, Observed
+from tests.ops.observed import PROMETHEUS_FOLDER, rules
 from tests.ops.servers import PROMTOOL
-from tests.workers import wait_until
 
 ROOT = Path(__file__).parents[2]
 CASES = sorted((PROMETHEUS_FOLDER / "tests").glob("*.yml"))
 
 needs_promtool = pytest.mark.skipif(not shutil.which(PROMTOOL), reason="needs promtool: apt-get install prometheus")
-
-
-def rules(name: str) -> list[dict[str, Any]]:
-    content = yaml.safe_load((PROMETHEUS_FOLDER / "rules" / name).read_text(encoding="utf-8"))
-    return [rule for group in content["groups"] for rule in group["rules"]]
 
 
 ALERTS = {rule["alert"]: rule for rule in rules("alerts.yml")}
@@ -79,35 +71,3 @@ def test_every_metric_that_rules_and_dashboards_name_exists() -> None:
 
     unknown = {name for name in named if f"`{re.sub('_(bucket|sum|count)$', '', name)}`" not in manual}
     assert unknown == set()
-
-
-@pytest.mark.slow
-@pytest.mark.integration
-def test_every_rule_is_evaluated_and_every_recorded_series_has_values(service: Observed) -> None:
-    assert service.without_data(rule["record"] for rule in rules("recording.yml")) == set()
-    assert [rule for rule in service.prometheus.rules() if rule["health"] != "ok"] == []
-
-
-@pytest.mark.slow
-@pytest.mark.integration
-def test_every_alert_sees_its_fault_on_a_real_service(service: Observed) -> None:
-    assert service.without_data(rule["expr"] for rule in ALERTS.values()) == set()
-
-
-@pytest.mark.slow
-@pytest.mark.integration
-def test_what_an_alert_says_is_whole(service: Observed) -> None:
-    said: dict[str, Any] = {}
-    wait_until(
-        lambda: said.update(active(service)) or said.keys() == ALERTS.keys(), 60, "each alert, pending or firing"
-    )
-
-    for alert, of_alert in said.items():
-        text = json.dumps(of_alert["annotations"])
-        assert "<no value>" not in text, alert
-        assert "error expanding" not in text, alert
-        assert of_alert["labels"]["severity"] in ("critical", "warning")
-
-
-def active(service: Observed) -> dict[str, dict[str, Any]]:
-    return {rule["name"]: rule["alerts"][0] for rule in service.prometheus.rules() if rule.get("alerts")}
