@@ -169,7 +169,7 @@ def test_a_model_that_panics_while_it_loads_changes_nothing(settings: Settings, 
 def test_celerys_own_command_line_knows_the_commands(settings: Settings, store: Redis, tmp_path: Path) -> None:
     with Client(settings) as client, WorkerProcess(settings, "load_slow", tmp_path / "log", **SLOW) as worker:
         worker.wait_until_ready()
-        client.submit("word " * 1000)
+        client.submit("word " * 6000)
         wait_until(lambda: store.xpending(KEYS.normal, KEYS.group)["pending"])
 
         def celery(*words: str) -> str:
@@ -196,7 +196,7 @@ def test_celerys_own_command_line_knows_the_commands(settings: Settings, store: 
         "revision": "0123456789ab",
         "last_reload": None,
         "documents_held": 1,
-        "tokens_held": 1016,
+        "tokens_held": 6016,
         "batch_tokens": 5,
     }
     assert reload == [{node: {"ok": "reloading; `inspect held` says how it ends"}}]

@@ -45,8 +45,9 @@ def test_an_entry_is_read_by_one_consumer_only(queue: DocumentQueue, join: Join)
 def test_an_empty_queue_answers_at_once_or_after_the_wait(queue: DocumentQueue) -> None:
     started = time.monotonic()
     assert queue.read(64, 0) == []
-    assert time.monotonic() - started < 0.2
+    assert time.monotonic() - started < 2
 
+    started = time.monotonic()
     assert queue.read(64, 0.2) == []
     assert time.monotonic() - started >= 0.2
 

@@ -21,7 +21,7 @@ from worker.local_redis import find_server
 from worker.settings import ENV_PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 
 def wait_until(true: Callable[[], object], seconds: float = 10.0, what: str = "it") -> None:

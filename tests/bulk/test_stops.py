@@ -55,6 +55,10 @@ def shards(out: str) -> int:
     return len(list(Path(out).glob(".job/part-?????.json")))
 
 
+def wait_for_shards(out: str, count: int) -> None:
+    wait_until(lambda: shards(out) >= count, 30)
+
+
 def lying_in(folder: Path) -> str:
     """What a killed job has left besides finished shards."""
     left = {path.suffix for path in folder.rglob("*")}
@@ -146,15 +150,16 @@ def test_killed_fifty_times_at_random_moments_the_output_is_the_undisturbed_one(
     undisturbed = start_at_work("undisturbed", corpus)
     began = time.monotonic()
     assert undisturbed.wait(100) == DONE_WITH_FAILURES
-    # All lives together are about half of what the job needs, on a fast machine and on a slow one.
-    longest_life_seconds = (time.monotonic() - began) / KILLS
+    shard_seconds = (time.monotonic() - began) / shards("undisturbed")
     lives = random.Random(20)
     steps = []
     left: Counter[str] = Counter()
 
     for _ in range(KILLS):
         job = start_at_work("out", corpus)
-        time.sleep(lives.uniform(0, longest_life_seconds))
+        # All lives together finish about a third of the shards, however busy the machine is.
+        wait_for_shards("out", shards("out") + lives.randrange(5))
+        time.sleep(lives.uniform(0, shard_seconds))
         job.kill()
         assert job.wait() == -signal.SIGKILL, "it ended before it could be killed"
         steps.append(shards("out"))

@@ -65,7 +65,7 @@ def audit(
     extract: Callable[[str], Extraction],
     tolerance: float = 0.0,
 ) -> Audit:
-    """Read everything that the service left in Redis; to be called when it stands still.
+    """Read everything that the service left in Redis; to be called when it stands still, or is stuck.
 
     Args:
         store: A connection to Redis.
@@ -82,7 +82,7 @@ def audit(
         replies[json.loads(fields[b"result"])["id"]].append(fields[b"result"])
 
     found = Audit(documents=ledger.accepted())
-    for document_id, sent in ledger.documents.items():
+    for document_id, sent in list(ledger.documents.items()):
         _audit_document(document_id, sent, outcomes.get(document_id), replies[document_id], found)
         for payload in replies[document_id]:
             if wrong := _what_is_wrong(json.loads(payload), sent, extract, tolerance):
@@ -133,7 +133,7 @@ def _audit_calls(
     found: Audit,
 ) -> None:
     """Count the calls, and hold each answer to what the engine must find."""
-    for task_id, sent in ledger.calls.items():
+    for task_id, sent in list(ledger.calls.items()):  # a service that is stuck is still being called
         found.calls += sent.accepted
         payload = store.get(f"{settings.namespace}celery-task-meta-{task_id}")
         if payload is None:
