@@ -11,6 +11,8 @@ LAWS ?= $(DATA)/laws.jsonl.gz
 WNUT17 ?= $(DATA)/wnut17.test.jsonl.gz
 # Where benchmarks keep models and logs.
 RUNS ?= runs/bench
+# Processes that share the tests; half of a test's time is waiting. Files named in TESTS run in one, which starts sooner.
+PROCESSES ?= $(if $(findstring tests/,$(TESTS)),0,3)
 # What we are compared with has needs of its own, older transformers above all.
 PEERS := gliner spacy spacy-transformers "torch<2.14"
 
@@ -20,7 +22,7 @@ demo: $(VENV)/.demo  ## start Redis and a worker, send long documents through th
 	$(BIN)/gpner-worker demo $(DEMO)
 
 test: $(VENV)/.dev  ## run every test against a real Redis and real worker processes
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal $(TESTS)
 
 chaos: $(VENV)/.dev  ## kill, stop, cut off and starve workers and Redis for twenty minutes, and count what was lost
 	$(BIN)/python -m tests.chaos $(CHAOS)
