@@ -33,7 +33,7 @@ TEXT = "a document of about one kilobyte " * 30
 NOOP = {"GPNER_ENGINE": "tests.engines:load_noop", "GPNER_DEVICE": "cpu"}
 # So that the worker, which does nothing, is not kept waiting by its limits.
 WIDE = {"GPNER_MAX_BATCH_TOKENS": "50000", "GPNER_MAX_HELD_TOKENS": "200000"}
-LAWS_DOCUMENTS = 12
+LAWS_DOCUMENTS = 96
 BATCH_TOKENS = "4096"
 ALONE = """
 import json, sys, time

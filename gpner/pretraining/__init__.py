@@ -24,6 +24,7 @@ from gpner.pretraining.texts import TextDocument, hold_out, read_texts
 from gpner.pretraining.trainer import MaskedTrainer
 from gpner.pretraining.vocabulary import load_vocabulary, train_vocabulary
 from gpner.pretraining_options import PretrainingOptions
+from gpner.process_group import leave_group
 from gpner.progress import run_log, watchers
 from gpner.run_folder import METRICS, KeepCheckpoints, RunFolder, run_settings
 from gpner.trainer_setup import new_arguments, recompute_states
@@ -136,7 +137,7 @@ def _train(options: PretrainingOptions, trainer: MaskedTrainer, folder: RunFolde
                 trainer.add_callback(callback)
         before = trainer.evaluate()
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.accelerator.end_training()  # a process that exits in a group may be aborted, and takes the others along
+        leave_group(trainer)
     return before, outcome.metrics["train_runtime"]
 
 

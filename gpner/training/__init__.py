@@ -27,6 +27,7 @@ from gpner.evaluation import Evaluation, evaluate_extractor
 from gpner.examples import Corpus, Example, Problem, labels_of, read_corpus
 from gpner.extractor import Extractor, place
 from gpner.model import GlobalPointerForEntities, is_gpner_model
+from gpner.process_group import leave_group
 from gpner.progress import run_log, watchers
 from gpner.run_folder import METRICS, KeepCheckpoints, RunFolder, run_settings
 from gpner.tokenization import TextTokenizer
@@ -134,7 +135,7 @@ def _run(
         )
         trainer.remove_callback(PrinterCallback)
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.accelerator.end_training()  # a process that exits in a group may be aborted, and takes the others along
+        leave_group(trainer)
     report = partial(
         TrainingReport,
         history=[entry for entry in trainer.state.log_history if "eval_f1" in entry],

@@ -1,6 +1,7 @@
 """`--local`: the documents of a job through a model in this very process, without Redis."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gpner.entities import Extraction
@@ -48,7 +49,10 @@ class Local:
         if settings.engine == Settings.model_fields["engine"].default and not settings.model:
             raise ConfigError("--local needs GPNER_MODEL, the folder of a trained model, it is not set")
         self._claim = claim_device(settings)  # holds the lock as long as the process lives
-        self._engine = load_engine(settings)
+        # In a thread that ends: OpenMP keeps a team of threads for each thread that ever computed, and beside a second
+        # team those of the one that answers fall asleep between any two operations, which costs a sixth of the speed.
+        with ThreadPoolExecutor(1) as loading:
+            self._engine = loading.submit(load_engine, settings).result()
         self.name, self.revision = self._engine.model_name, self._engine.model_revision
 
     def answers(self, blocks: Iterator[Block], round_name: str) -> Iterator[Answered]:
