@@ -163,8 +163,9 @@ def table(work: Workload, measured: dict[str, Measured], described_peak: str, pe
     """Workload and machine in a line, and what each engine made of it."""
     slow = statistics.median(measured["naive"].seconds or [math.nan]) if "naive" in measured else math.nan
     rows = [_row(engine, work, measured, peak, slow) for engine in measured]
+    documents = "1 document" if len(work.texts) == 1 else f"{len(work.texts):,} documents"
     return [
-        f"**{work.name[0].upper()}{work.name[1:]}**: {len(work.texts):,} document{'s' * (len(work.texts) > 1)}, {work.tokens:,} tokens, "
+        f"**{work.name[0].upper()}{work.name[1:]}**: {documents}, {work.tokens:,} tokens, "
         f"{work.flops / work.tokens / 1e6:.0f} MFLOP a token. {described_peak}",
         "",
         *page.table(COLUMNS, rows),

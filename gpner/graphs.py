@@ -9,7 +9,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -18,7 +17,8 @@ from gpner.attention import HALF_TYPES
 from gpner.heads import SpanFactors
 from gpner.model import GlobalPointerForEntities
 
-# Tokens of the packs that have a graph. Beyond the largest the kernels take longer than their launches.
+# Tokens of the packs that have a graph. Beyond the largest the kernels should take longer than their launches; from where
+# on they do measures benchmarks/graphs.py.
 SIZES = (128, 256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 # The attention is launched for as many, whether they are there or not.
 MOST_DOCUMENTS = 32
@@ -36,25 +36,23 @@ class Slots:
     Attributes:
         values: Token ids, then positions, then the documents' starts and the last one's stop, repeated for those
             without tokens. Shape: (2 x size + MOST_DOCUMENTS + 1,), int64.
-        longest: Most tokens that a document may have.
+        context: Most tokens that the model reads at once.
         window: How many tokens to either side a token sees; None for its whole document.
     """
 
     values: Tensor
-    longest: int
+    context: int
     window: int | None
-
-    @classmethod
-    def of(cls, model: GlobalPointerForEntities, values: Tensor) -> Self:
-        """Lay them out for a model."""
-        size = (len(values) - MOST_DOCUMENTS - 1) // 2
-        window = getattr(model.encoder.config, "attention_window", None)
-        return cls(values, min(size, model.config.context), window)
 
     @property
     def size(self) -> int:
         """Tokens, those of no document included."""
         return (len(self.values) - MOST_DOCUMENTS - 1) // 2
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that a document may have."""
+        return min(self.size, self.context)
 
     @property
     def token_ids(self) -> Tensor:
@@ -104,6 +102,12 @@ def fill(token_ids: Tensor, lengths: Sequence[int], size: int) -> Tensor:
     return values
 
 
+def score(model: GlobalPointerForEntities, values: Tensor) -> SpanFactors:
+    """Compute the factors of what `fill` wrote. Those of tokens that belong to no document are anything."""
+    slots = Slots(values, model.config.context, getattr(model.encoder.config, "attention_window", None))
+    return model.score(slots.token_ids, slots)
+
+
 class GraphedForward:
     """A model's forward for small packs on a GPU; the answers of one call hold until the next.
 
@@ -140,16 +144,12 @@ class GraphedForward:
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
-            self._score(values)  # what is set up at a first time cannot be recorded
+            score(self._model, values)  # what is set up at a first time cannot be recorded
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the GPU meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
-            factors = self._score(values)
+            factors = score(self._model, values)
         return Recording(graph, values, factors)
-
-    def _score(self, values: Tensor) -> SpanFactors:
-        slots = Slots.of(self._model, values)
-        return self._model.score(slots.token_ids, slots)
 
 
 def graphed(model: GlobalPointerForEntities) -> GraphedForward | None:

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from gpner.graphs import MOST_DOCUMENTS, SIZES, Slots, fill, size_for
+from gpner.graphs import MOST_DOCUMENTS, SIZES, fill, score, size_for
 from tests.models import FAMILIES, tiny_model
 
 BY_BORDERS = "by_borders"
@@ -29,8 +29,7 @@ AttentionInterface.register(BY_BORDERS, attention_by_borders)
 @torch.inference_mode()
 def factors_of_slots(model, ids, lengths):
     model.encoder.set_attn_implementation(BY_BORDERS)
-    slots = Slots.of(model, fill(ids, lengths, size_for(len(ids), len(lengths))))
-    return model.score(slots.token_ids, slots).narrow(0, len(ids))
+    return score(model, fill(ids, lengths, size_for(len(ids), len(lengths)))).narrow(0, len(ids))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
