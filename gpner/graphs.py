@@ -17,8 +17,8 @@ from gpner.attention import HALF_TYPES
 from gpner.heads import SpanFactors
 from gpner.model import GlobalPointerForEntities
 
-# Tokens of the packs that have a graph. Beyond the largest the kernels should take longer than their launches; from where
-# on they do measures benchmarks/graphs.py.
+# Tokens of the packs that have a graph. Beyond the largest the kernels should take longer than their launches;
+# benchmarks/graphs.py measures it.
 SIZES = (128, 256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 # The attention is launched for as many, whether they are there or not.
 MOST_DOCUMENTS = 32
