@@ -90,9 +90,8 @@ def _launch(
     return cells, count
 
 
-# Triton has no types: neither its decorator nor what a kernel takes.
-@triton.jit(do_not_specialize=["first_row", "stop_row", "capacity"])  # type: ignore[untyped-decorator]
-def _search(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["first_row", "stop_row", "capacity"])  # type: ignore[untyped-decorator]  # no types
+def _search(  # type: ignore[no-untyped-def]  # what a kernel takes are types of Triton's own
     query,
     key,
     greatest_end,
@@ -103,10 +102,9 @@ def _search(  # type: ignore[no-untyped-def]
     first_row,
     stop_row,
     capacity,
-    # In capitals, as Triton's own kernels have them, is what each compiled kernel has as a constant.
-    HEAD_SIZE: tl.constexpr,  # noqa: N803
-    TILE: tl.constexpr,  # noqa: N803
-    CHANNELS: tl.constexpr,  # noqa: N803
+    HEAD_SIZE: tl.constexpr,  # noqa: N803  # Triton writes constants of a kernel so
+    TILE: tl.constexpr,  # noqa: N803  # as above
+    CHANNELS: tl.constexpr,  # noqa: N803  # as above
 ):
     """Append what passes in one tile to the cells.
 
