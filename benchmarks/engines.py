@@ -44,7 +44,7 @@ SENTENCE = re.compile(r"[^.!?。！？；\n]+(?:[.!?。！？；]+[”’\"')]*|
 FOREIGN_LABELS = [f"label {number}" for number in range(10)]
 
 
-def load_ours(model: Path, device: str) -> "Extractor":
+def load_ours(model: Path, device: str, precision: str = "auto") -> "Extractor":
     """Our model as `gpner extract` loads it; to be called before anything loads torch."""
     from gpner.process import prepare_process
 
@@ -52,12 +52,17 @@ def load_ours(model: Path, device: str) -> "Extractor":
     from gpner.extractor import Extractor
 
     budget = {"max_batch_tokens": GPU_BATCH_TOKENS} if device == "cuda" else {}
-    return Extractor.from_pretrained(model, device=device, **budget)
+    return Extractor.from_pretrained(model, device=device, precision=precision, **budget)
 
 
 def gpner(model: Path, device: str) -> Engine:
     """Ours, with whatever texts there are read as a stream."""
     return _streaming(load_ours(model, device))
+
+
+def gpner_int8(model: Path, device: str) -> Engine:
+    """Ours, with the encoder's linear layers multiplying in int8."""
+    return _streaming(load_ours(model, device, precision="int8"))
 
 
 def gpner_compiled(model: Path, device: str) -> Engine:
@@ -195,6 +200,7 @@ def spacy(model: Path, device: str) -> Engine:
 
 ENGINES = {
     "gpner": gpner,
+    "gpner-int8": gpner_int8,
     "gpner-compiled": gpner_compiled,
     "gpner-torch-decode": gpner_torch_decode,
     "naive": naive,
@@ -206,7 +212,7 @@ ENGINES = {
     "gliner": gliner,
     "spacy": spacy,
 }
-CPU_ONLY = ("onnx", "spacy")
+CPU_ONLY = ("gpner-int8", "onnx", "spacy")
 # On a CPU the compiler knows nothing of weights that are laid out beforehand.
 GPU_ONLY = ("gpner-compiled",)
 

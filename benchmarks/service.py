@@ -1,10 +1,12 @@
 """The service against the bare engine: what queue, worker and commit cost.
 
-    python benchmarks/service.py [--model FOLDER] [--repeats 3]
+    python benchmarks/service.py [--litbank litbank.jsonl.gz] [--wnut17 wnut17.test.jsonl.gz] [--model FOLDER] \
+        [--repeats 3] [--write]
 
-With the model: the demo's documents, several times over, through the `Extractor` alone and through a private Redis
-and one real worker process, interleaved; the share is what the service keeps of the engine's speed. With an engine that
-does nothing: how many documents of 1 KB a second the queue, the worker and the commits can carry, and what a document
+With a model: texts, several times over, through the `Extractor` alone and through a private Redis and one real worker
+process, interleaved; the share is what the service keeps of the engine's speed. Texts are the demo's documents and,
+where the corpora are given, the length mix and the short texts of benchmarks/performance.py. With an engine that does
+nothing: how many documents of 1 KB a second the queue, the worker and the commits can carry, and what a document
 costs worker and Redis in processor time, which says the same of a machine that is busy with other things too.
 """
 
@@ -16,16 +18,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
+import page
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from rich.console import Console
-from rich.table import Table
 
 from gpner.process import prepare_process
 from worker.client import Client
@@ -33,8 +35,12 @@ from worker.demo.model import demo_model
 from worker.demo.run import read_documents
 from worker.local_redis import LocalRedis, free_port
 
+if TYPE_CHECKING:
+    from gpner.extractor import Extractor
+
 COPIES = 4
 BATCH_TOKENS = 4096
+TIMEOUT_SECONDS = 600
 SMALL_DOCUMENTS = 30_000
 SMALL_TEXT = "a document of about one kilobyte " * 30
 
@@ -79,48 +85,79 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def with_model(model: Path, repeats: int) -> list[str]:
-    """Interleaves the bare engine, in a process of its own, with the service; the other side sleeps meanwhile."""
-    prepare_process()
-    texts = [document.text for document in read_documents()] * COPIES
-    as_large = {"GPNER_MODEL": str(model), "GPNER_MAX_BATCH_TOKENS": str(BATCH_TOKENS)}
-    seconds: dict[str, list[float]] = {"engine": [], "service": []}
-    busy = []
-    with LocalRedis() as redis, worker(redis.url, **as_large) as process, Client(redis.url) as client:
-        from gpner.extractor import Extractor
+def texts_of(options: argparse.Namespace, model: Path) -> dict[str, list[str]]:
+    """What is read with a model: the demo's documents, and what the corpora that were given make."""
+    from workloads import MIX_DOCUMENTS, SHORT_DOCUMENTS, cut, length_mix, read_corpus
 
-        extractor = Extractor.from_pretrained(model, max_batch_tokens=BATCH_TOKENS)
-        tokens = sum(extraction.tokens for extraction in extractor.extract(texts))
-        for _ in range(repeats):
-            seconds["engine"].append(seconds_of(lambda: list(extractor.extract_iter(texts))))
-            before = device_seconds(process.port)
-            seconds["service"].append(seconds_of(lambda: list(client.extract_many(texts, timeout_seconds=600))))
-            busy.append((device_seconds(process.port) - before) / seconds["service"][-1])
-    engine, service = (statistics.median(seconds[side]) for side in ("engine", "service"))
-    spread = max(seconds["service"]) / min(seconds["service"])
-    return [
-        "MiniLM model",
-        f"{len(texts)}",
-        f"{len(texts) / engine:,.1f} documents/s, {tokens / engine:,.0f} tokens/s",
-        f"{len(texts) / service:,.1f} documents/s, {tokens / service:,.0f} tokens/s",
-        f"{engine / service:.1%}",
-        f"{spread:.2f}",
+    from gpner.checkpoint import load_tokenizer
+
+    texts = {"the demo's": [document.text for document in read_documents()]}
+    if options.litbank:
+        texts["length mix"] = cut(read_corpus(options, "litbank"), length_mix(MIX_DOCUMENTS), load_tokenizer(model))
+    if options.wnut17:
+        texts["short texts"] = read_corpus(options, "wnut17")[:SHORT_DOCUMENTS]
+    return texts
+
+
+def with_model(options: argparse.Namespace) -> list[str]:
+    """Interleaves the bare engine, in this process, with the service; the other side sleeps meanwhile."""
+    prepare_process()
+    model = options.model or demo_model()
+    from transformers.utils.logging import disable_progress_bar
+
+    from gpner.extractor import Extractor
+
+    disable_progress_bar()
+    as_large = {"GPNER_MODEL": str(model), "GPNER_MAX_BATCH_TOKENS": str(BATCH_TOKENS)}
+    extractor = Extractor.from_pretrained(model, max_batch_tokens=BATCH_TOKENS)
+    columns = ("texts", "documents", "engine, tokens/s", "service, tokens/s", "share", "max / min", "device busy")
+    with LocalRedis() as redis, worker(redis.url, **as_large) as process, Client(redis.url) as client:
+        rows = [
+            [name, *_against_engine(texts * COPIES, extractor, client, process.port, options.repeats)]
+            for name, texts in texts_of(options, model).items()
+        ]
+    return page.table(columns, rows)
+
+
+def _against_engine(
+    texts: Sequence[str], extractor: "Extractor", client: Client, port: int, repeats: int
+) -> tuple[str, ...]:
+    engine, service, busy = [], [], []
+    tokens = sum(extraction.tokens for extraction in extractor.extract(texts))
+    for _ in range(repeats):
+        engine.append(seconds_of(lambda: list(extractor.extract_iter(texts))))
+        before = device_seconds(port)
+        service.append(seconds_of(lambda: list(client.extract_many(texts, TIMEOUT_SECONDS))))
+        busy.append((device_seconds(port) - before) / service[-1])
+    alone, served = statistics.median(engine), statistics.median(service)
+    return (
+        f"{len(texts):,}",
+        f"{tokens / alone:,.0f}",
+        f"{tokens / served:,.0f}",
+        f"{alone / served:.1%}",
+        f"{max(service) / min(service):.2f}",
         f"{statistics.median(busy):.1%}",
-        "-",
-    ]
+    )
 
 
 def without_model(repeats: int) -> list[str]:
+    """What queue, worker and commits carry where the engine costs nothing."""
     runs = []
     with LocalRedis() as redis, Client(redis.url) as client:
         for _ in range(repeats):
             client.submit_many([SMALL_TEXT] * SMALL_DOCUMENTS)
             with worker(redis.url, GPNER_ENGINE="tests.engines:load_noop", GPNER_MAX_HELD_TOKENS="200000") as reader:
                 runs.append(drain(client, reader.port))
-    rates, worker_seconds, redis_seconds = zip(*runs, strict=True)
-    costs = f"worker {min(worker_seconds) * 1e6:.1f} µs, Redis {min(redis_seconds) * 1e6:.1f} µs"
-    rate, spread = statistics.median(rates), max(rates) / min(rates)
-    return ["no-op engine", f"{SMALL_DOCUMENTS}", "-", f"{rate:,.0f} documents/s", "-", f"{spread:.2f}", "-", costs]
+    rates, of_worker, of_redis = zip(*runs, strict=True)
+    row = [
+        f"{SMALL_DOCUMENTS:,}",
+        f"{statistics.median(rates):,.0f}",
+        f"{max(rates) / min(rates):.2f}",
+        f"{min(of_worker) * 1e6:.1f}",
+        f"{min(of_redis) * 1e6:.1f}",
+    ]
+    columns = ("documents of 1 KB", "documents/s", "max / min", "worker, µs a document", "Redis, µs a document")
+    return page.table(columns, [row])
 
 
 def drain(client: Client, port: int) -> tuple[float, float, float]:
@@ -163,15 +200,16 @@ def unfinished(client: Client) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--litbank", type=Path, help="litbank.jsonl.gz, or other long texts, for the length mix")
+    parser.add_argument("--wnut17", type=Path, help="wnut17.test.jsonl.gz, or other short texts")
     parser.add_argument("--model", type=Path, help="folder of a trained model; the demo's by default")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/")
     options = parser.parse_args()
-    table = Table(
-        "engine", "documents", "bare engine", "service", "share", "max/min", "device busy", "processor time a document"
-    )
-    table.add_row(*with_model(options.model or demo_model(), options.repeats))
-    table.add_row(*without_model(options.repeats))
-    Console(width=160).print(table)
+    lines = with_model(options) + without_model(options.repeats)
+    Console().print("\n".join(lines), markup=False, soft_wrap=True)
+    if options.write:
+        page.write("service", lines[:-1])
 
 
 if __name__ == "__main__":

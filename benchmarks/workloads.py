@@ -28,7 +28,7 @@ LABELS = [f"L{number}" for number in range(10)]
 MIX_DOCUMENTS = 32
 LAWS_DOCUMENTS = 4
 SHORT_DOCUMENTS = 320
-SAME_WEIGHTS = ("gpner", "naive", "first-come", "by-length")
+SAME_WEIGHTS = ("gpner", "gpner-int8", "naive", "first-come", "by-length")
 EVERYONE = (*SAME_WEIGHTS, "onnx", "pipeline", "gliner", "spacy")
 
 
@@ -87,8 +87,8 @@ def _short(name: str, options: Namespace) -> Workload:
 
 def _long(name: str, options: Namespace) -> Workload:
     tokenizer, fiction = load_tokenizer(_encoder(options)), read_corpus(options, "litbank")
-    model = long_model(options)
-    return describe(name, model, cut(fiction, [LONGEST], tokenizer), ("gpner", "naive", "by-length"))
+    engines = ("gpner", "gpner-int8", "naive", "by-length", "gliner", "spacy")
+    return describe(name, long_model(options), cut(fiction, [LONGEST], tokenizer), engines)
 
 
 def _trained(name: str, options: Namespace) -> Workload:

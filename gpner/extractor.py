@@ -93,6 +93,8 @@ class Extractor:
     ) -> Self:
         """Load a trained model from its folder, in bf16 where the device computes in it and in fp32 elsewhere.
 
+        On a GPU the forwards of small packs are recorded, see `gpner.graphs`.
+
         With precision int8, the linear layers of its encoder multiply in that, which changes one or two entities in a
         hundred: hold it against the model as it is by `gpner.agreement.require_agreement` before it serves.
 
@@ -103,7 +105,7 @@ class Extractor:
         model, tokenizer = load_checkpoint(path)
         chosen = choose_device(device)
         place(model, chosen, precision)
-        return cls(
+        extractor = cls(
             model,
             tokenizer,
             model_name=Path(path).resolve().name,
@@ -112,6 +114,9 @@ class Extractor:
             max_batch_tokens=max_batch_tokens,
             flat=flat,
         )
+        if chosen.type == "cuda":
+            extractor._graphed = graphed(model)
+        return extractor
 
     def extract(self, texts: Sequence[str]) -> list[Extraction]:
         """Extract the entities of each text, whatever its length.
@@ -126,7 +131,8 @@ class Extractor:
         """Extract from a stream of texts, in their order, holding only a few batches of them in memory.
 
         Raises:
-            DocumentError: If a text is not valid Unicode; after the results of all texts before it.
+            DocumentError: If a text is not valid Unicode. This, and what the stream itself raises, comes after the
+                results of all texts before it.
             OutOfMemoryError: If the device cannot hold a batch; lower `max_batch_tokens`.
         """
         for batch in self._batches(documents):
@@ -152,21 +158,27 @@ class Extractor:
                 yield entity_logits(document, merge_windows(document.windows, of_document), self.labels)
 
     def _batches(self, documents: Iterable[str]) -> Iterator[list[TokenizedText]]:
-        """Tokenize a stream and divide it; a text that is refused raises after all before it were handed out."""
+        """Tokenize a stream and divide it; where it breaks off, all before that is handed out first."""
         held: list[TokenizedText] = []
         cost = 0
-        for number, document in enumerate(documents):
-            try:
-                (tokenized,) = self.tokenize([document])
-            except DocumentError as error:
-                yield held
-                raise DocumentError(f"of a stream, counted from 0, number {number}: {error}") from error
-            held.append(tokenized)
-            cost += 1 + tokenized.n_window_tokens  # an empty text takes room too
-            if cost >= PACKS_AHEAD * self.max_batch_tokens:
-                yield held
-                held, cost = [], 0
+        try:
+            for number, document in enumerate(documents):
+                held.append(self._tokenize_one(number, document))
+                cost += 1 + held[-1].n_window_tokens  # an empty text takes room too
+                if cost >= PACKS_AHEAD * self.max_batch_tokens:
+                    yield held
+                    held, cost = [], 0
+        except Exception:
+            yield held
+            raise
         yield held
+
+    def _tokenize_one(self, number: int, document: str) -> TokenizedText:
+        try:
+            (tokenized,) = self.tokenize([document])
+        except DocumentError as error:
+            raise DocumentError(f"of a stream, counted from 0, number {number}: {error}") from error
+        return tokenized
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
         """Cut texts into windows of token ids. Safe to call from many threads."""
@@ -203,12 +215,7 @@ class Extractor:
         return of_documents, forward_seconds, decode_seconds
 
     def warm_up(self) -> None:
-        """Do all first-time work, so that no document waits for it: run the largest pack, on a GPU record small ones.
-
-        Measures `peak_flops`.
-        """
-        if self.device.type == "cuda":
-            self._graphed = graphed(self.model)
+        """Do all first-time work, so that no document waits for it: run the largest pack, measure `peak_flops`."""
         word = "warm "
         self.extract([word * self.max_batch_tokens])
         self.peak_flops = measure_peak_flops(self.device, inference_dtype(self.device))

@@ -8,7 +8,7 @@ pack is filled up to the next size, with tokens that belong to no document and w
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -119,6 +119,7 @@ class GraphedForward:
         self._model = model
         self._device = next(model.parameters()).device
         # They run one after another, so all compute in the memory of the largest, which is recorded first.
+        self._stream = _stream(self._device)
         self._pool = torch.cuda.graph_pool_handle()
         self._recordings = {size: self._record(size) for size in reversed(SIZES)}
 
@@ -141,25 +142,32 @@ class GraphedForward:
     @torch.inference_mode()
     def _record(self, size: int) -> Recording:
         values = fill(torch.zeros(1, dtype=torch.int64), [1], size).to(self._device)
-        stream = torch.cuda.Stream(self._device)
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream):
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
             score(self._model, values)  # what is set up at a first time cannot be recorded
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the GPU meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             factors = score(self._model, values)
         return Recording(graph, values, factors)
+
+
+@cache
+def _stream(device: torch.device) -> "torch.cuda.Stream":
+    """The one on which all is recorded: memory is shared within a stream only, and cuBLAS keeps some for each."""
+    return torch.cuda.Stream(device)
 
 
 def graphed(model: GlobalPointerForEntities) -> GraphedForward | None:
     """Record the graphs of a model; None, and a line in the log, where they cannot be had or give other answers."""
     if next(model.encoder.parameters()).dtype not in HALF_TYPES:
         return None
+    before = torch.cuda.current_stream()
     try:
         forward = GraphedForward(model)
         wrong = [size for size in SIZES if not _agrees(model, forward, size)]
     except RuntimeError:
+        torch.cuda.set_stream(before)  # a recording that CUDA broke off leaves the thread on its own stream
         logger.warning("the forwards of small batches could not be recorded, so each is slower", exc_info=True)
         return None
     if wrong:

@@ -129,6 +129,18 @@ def test_a_broken_document_in_a_stream_comes_after_the_results_of_those_before_i
         next(results)
 
 
+def test_a_stream_that_breaks_off_gives_the_results_of_all_before_that(extractor):
+    def stream():
+        yield "Ann"
+        raise OSError("the disk is gone")
+
+    results = extractor.extract_iter(stream())
+
+    assert next(results).windows == 1
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(results)
+
+
 def test_a_stream_of_documents_comes_back_in_order(wordpiece_tokenizer, extractor):
     small = Extractor(extractor.model, wordpiece_tokenizer, model_name="tiny", max_batch_tokens=64)
     texts = [long_text(n, seed=n) for n in (40, 1, 90, 2, 30, 30, 30, 120, 4)]

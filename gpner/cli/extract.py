@@ -20,7 +20,13 @@ def add_command(commands: Any) -> None:
     help_text = "extract the entities of text files, or of standard input"
     parser = new_command(commands, "extract", _run, help_text)
     parser.add_argument("model", type=Path, help="folder of a trained model")
-    parser.add_argument("files", nargs="*", type=Path, help="text files in UTF-8; standard input if none is named")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help="text files in UTF-8 (default: standard input)",
+    )
     parser.add_argument(
         "--precision", choices=("auto", "int8"), default="auto", help="what the encoder's linear layers multiply in"
     )
@@ -36,7 +42,7 @@ def add_command(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     extractor = _load(options)
-    names = [str(file) for file in options.files] or ["-"]
+    names = [str(file) for file in getattr(options, "files", ["-"])]
     for name, extraction in zip(names, extractor.extract_iter(_read_texts(names)), strict=True):
         line = {"id": name, **asdict(extraction)}
         sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")

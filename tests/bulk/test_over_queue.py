@@ -239,7 +239,7 @@ def test_answers_that_came_after_a_kill_are_found_and_nothing_is_read_twice(
 def test_the_first_signal_ends_after_what_is_under_way_over_the_queue_too(corpus, expected, settings, store, tmp_path):
     with WorkerProcess(settings, "load_slow", tmp_path / "worker.log", **SLOW):
         job = start("out", corpus)
-        wait_until(lambda: shards("out") > 0, 40)
+        wait_until(lambda: shards("out") > 3, 40)  # so that the rest takes a few seconds only
         job.send_signal(signal.SIGINT)
 
         assert job.wait(60) == STOPPED
@@ -248,6 +248,24 @@ def test_the_first_signal_ends_after_what_is_under_way_over_the_queue_too(corpus
         assert store.xlen(KEYS.bulk) == 0
         assert bulk("out", corpus, local=False, **COMMON) == DONE_WITH_FAILURES
     assert digests(Path("out")) == expected
+
+
+def test_a_stop_does_not_wait_for_slow_workers_and_what_they_do_meanwhile_is_found(settings, store, tmp_path):
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", [row(number, words=300) for number in range(20)])
+    bulk("local", corpus, **COMMON)
+    with WorkerProcess(settings, "load_slow", tmp_path / "slow.log", **SLOW) as slow:
+        slow.wait_until_ready()
+        job = start("out", corpus)
+        wait_until(lambda: store.xlen(KEYS.bulk) == 20, 30)
+        job.send_signal(signal.SIGTERM)
+
+        assert job.wait(60) == STOPPED, "at nine seconds a document, all of them take minutes"
+
+    assert 0 < store.xlen(KEYS.bulk) <= 20
+    with WorkerProcess(settings, "load_capitals", tmp_path / "fast.log", lease_seconds=1):
+        assert start("out", corpus).wait(60) == DONE
+    assert digests(Path("out")) == digests(Path("local"))
+    assert left_in(store) == set()
 
 
 def test_when_workers_come_to_serve_another_model_the_job_stops_and_goes_on_with_the_first(settings, store, tmp_path):

@@ -5,6 +5,7 @@ runs `Ahead`, in a thread.
 """
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import chain
@@ -34,7 +35,10 @@ class Answering(Protocol):
         workers: How many workers were seen at last; None where there are none, or nobody has asked yet.
         obstacle: What documents wait for, if it is not just their turn.
         is_stuck: Whether nothing would be answered if it stayed as it is.
+        longest_stop_seconds: How long a stop waits for answers that are under way.
     """
+
+    longest_stop_seconds: float
 
     @property
     def workers(self) -> int | None: ...  # noqa: D102 - above
@@ -84,6 +88,7 @@ class Flow:
         self._most_failures = most_failures
         self._reading: Ahead[Block] | None = None
         self._stopping = threading.Event()
+        self._stopped_at = 0.0
         self.stopped: str | None = None
 
     def run(self, blocks: Iterator[Block], answering: Answering, output: Output, round_name: str = "") -> None:
@@ -102,7 +107,7 @@ class Flow:
                     if step is not None:
                         self._write(output, *step)
                     self._display.show(answering.workers, answering.obstacle)
-                    if self._stopping.is_set() and answering.is_stuck:
+                    if self._stopping.is_set() and (answering.is_stuck or self._waited_for(answering)):
                         break  # what was sent waits in the queue, and its answers for the next run
             finally:
                 self._reading.stop()
@@ -111,6 +116,7 @@ class Flow:
     def stop(self, reason: str) -> None:
         """Read no more; what is under way is finished and written."""
         self.stopped = self.stopped or reason
+        self._stopped_at = time.monotonic()
         self._stopping.set()
         self._display.say(f"{reason}: finishing what is under way; once more stops at once")
         if self._reading is not None:
@@ -121,6 +127,9 @@ class Flow:
         if self._stopping.is_set():
             raise KeyboardInterrupt
         self.stop(f"stopped by {name}")
+
+    def _waited_for(self, answering: Answering) -> bool:
+        return time.monotonic() - self._stopped_at > answering.longest_stop_seconds
 
     def _write_known(self, blocks: Iterator[Block], output: Output) -> Iterator[Block]:
         """Write what an earlier run has got answers to already; returns the rest."""

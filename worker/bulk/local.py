@@ -1,5 +1,6 @@
 """`--local`: the documents of a job through a model in this very process, without Redis."""
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -44,6 +45,8 @@ class Local:
     workers: int | None = None
     obstacle: str | None = None
     is_stuck = False
+    # Few batches are under way, and what is not finished here would be computed again.
+    longest_stop_seconds = math.inf
 
     def __init__(self, settings: Settings) -> None:
         if settings.engine == Settings.model_fields["engine"].default and not settings.model:

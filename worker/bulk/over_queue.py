@@ -30,8 +30,8 @@ from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# As much is in flight as was answered over so long: workers are never short of documents, and a stop takes not much
-# longer than that. At least so many, because the first answers take their time.
+# As much is in flight as was answered over so long, so that workers are never short of documents; a stop waits as long.
+# At least so many, because the first answers take their time.
 AHEAD_SECONDS = 10.0
 FEWEST_IN_FLIGHT = 512
 # What Redis and this process hold of a job at the most, kept columns too; enough for a few dozen GPUs.
@@ -60,6 +60,8 @@ QUEUE_FULL = "the queue holds GPNER_MAX_QUEUED_DOCUMENTS: documents wait for roo
 class OverQueue:
     """Answers through the service's queue; see `Answering`. Used by one thread.
 
+    Whoever takes no more answers loses none: the workers go on, and the next run of the job finds what they did.
+
     Args:
         settings: Where Redis is.
         job: Names the job's answers; no two jobs may share it.
@@ -68,6 +70,8 @@ class OverQueue:
     Raises:
         ServiceError: If Redis cannot be reached. Later such times are lived through.
     """
+
+    longest_stop_seconds = AHEAD_SECONDS
 
     def __init__(self, settings: Settings, job: str, check_model: Callable[[str, str], None]) -> None:
         self.workers: int | None = None
