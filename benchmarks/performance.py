@@ -3,9 +3,9 @@
     python benchmarks/performance.py RUNS --litbank litbank.jsonl.gz --laws laws.jsonl.gz \
         --wnut17 wnut17.test.jsonl.gz [--peers PYTHON] [--repeats 3] [--device cuda] [--write]
 
-Prints a table for every workload (benchmarks/workloads.py): tokens a second (median, and the spread of the runs), the
-share of the machine's best matrix product, memory, and how far an engine's entities agree with ours. --write puts
-a table and its picture into docs/ as soon as they are there.
+Prints a line for every run and a table for every workload (benchmarks/workloads.py): tokens a second (median, and the
+spread of the runs), the share of the machine's best matrix product, memory, and how far an engine's entities agree with
+ours. --write puts a table and its picture into docs/ as soon as they are there.
 
 Each engine runs in a process of its own (benchmarks/engines.py), one at a time, in turn. The process is started anew in
 every round, reads everything once uncounted and once counted, and ends: together the engines of a workload would need
@@ -45,6 +45,7 @@ PRODUCTS = ((4_096, 768, 768), (4_096, 768, 3_072), (4_096, 3_072, 768))
 TRUTH = "gpner"
 NAMES = {
     "gpner": "**gpner** (bf16)",
+    "gpner-int8": "**gpner**, `--precision int8`",
     "gpner-compiled": "gpner, its encoder's layers compiled",
     "gpner-torch-decode": "gpner, decoding without Triton",
     "naive": "transformers fp32, batches of 32 as they come",
@@ -139,8 +140,19 @@ def measure(work: Workload, options: argparse.Namespace, progress: Progress) -> 
         for engine, of_engine in measured.items():
             if not of_engine.failure and (engine != "naive" or repeat == 0):
                 run_in_new_process(engine, work, options, of_engine)
+                # At once, as a run that is cut off has no table.
+                said = f"{work.name}, {engine}, round {repeat + 1}: {describe_last(of_engine, work)}"
+                progress.console.print(said, markup=False, highlight=False, soft_wrap=True)
             progress.advance(bar)
     return measured
+
+
+def describe_last(measured: Measured, work: Workload) -> str:
+    """What an engine made of its last round."""
+    if measured.failure:
+        return measured.failure
+    seconds = measured.seconds[-1]
+    return f"{seconds:.2f} s, {work.tokens / seconds:,.0f} tokens/s, {measured.memory / 1e6:,.0f} MB"
 
 
 def _is_wanted(engine: str, work: Workload, options: argparse.Namespace) -> bool:
@@ -227,6 +239,7 @@ def main() -> None:
     disable_progress_bar()
     console = Console()
     peak = best_product(options.device)
+    console.print(describe_peak(peak, options.device), markup=False, highlight=False, soft_wrap=True)
     with Progress(console=console) as progress:
         for name in options.only:
             work = make_workload(name, options)

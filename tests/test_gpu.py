@@ -10,18 +10,12 @@ import torch
 
 from gpner import decoding
 from gpner.attention import Pack, packed_attention
+from gpner.checkpoint import save_checkpoint
 from gpner.decoding import decode_pack
 from gpner.extractor import Extractor, place
 from gpner.graphs import MOST_DOCUMENTS, SIZES, GraphedForward
 from gpner.heads import SpanFactors
 from tests.models import tiny_model, tiny_text_model
-from worker.budget import TokenBudget
-from worker.forwarding import Forwarder
-from worker.held import Held
-from worker.metrics import Metrics
-from worker.protocol import Document
-from worker.queue import Entry
-from worker.watch import Watch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -127,10 +121,10 @@ def test_searching_a_pack_waits_for_the_gpu_once_and_decoding_it_twice_more():
     assert len(cells.first) >= sum(map(len, spans)) > 50
 
 
-def test_seconds_of_forward_and_decoding_are_those_of_the_run(wordpiece_tokenizer):
-    model = tiny_text_model(wordpiece_tokenizer, thresholds=[2.0, 2.0])
+def test_seconds_of_forward_and_decoding_are_those_of_the_run(byte_level_tokenizer):
+    model = tiny_text_model(byte_level_tokenizer, thresholds=[2.0, 2.0])
     place(model, torch.device("cuda"))
-    extractor = Extractor(model, wordpiece_tokenizer, model_name="tiny")
+    extractor = Extractor(model, byte_level_tokenizer, model_name="tiny")
     documents = extractor.tokenize(["Ann met the mayor of Lisbon. " * 40, ""])
     extractor.run(documents)  # compiles
     begun = time.perf_counter()
@@ -184,64 +178,32 @@ def test_to_run_a_graph_the_host_waits_for_nothing():
     assert not seen
 
 
-def test_a_model_is_recorded_by_warming_up_and_finds_the_same(wordpiece_tokenizer):
-    model = tiny_text_model(wordpiece_tokenizer, thresholds=[2.0, 2.0])
+def test_a_model_that_is_loaded_is_recorded_and_finds_the_same(byte_level_tokenizer, tmp_path):
+    model = tiny_text_model(byte_level_tokenizer, thresholds=[2.0, 2.0])
+    save_checkpoint(model, byte_level_tokenizer, tmp_path)
     place(model, torch.device("cuda"))
-    extractor = Extractor(model, wordpiece_tokenizer, model_name="tiny")
-    texts = ["Ann met the mayor of Lisbon. " * n for n in (1, 5, 40)]
-    before = extractor.extract(texts)
+    texts = ["Ann met the mayor of Lisbon. " * n for n in (5, 20, 40)]
 
-    extractor.warm_up()
-    after = extractor.extract(texts)
+    recorded = Extractor.from_pretrained(tmp_path, device="cuda")
+    plain = Extractor(model, byte_level_tokenizer, model_name="tiny")
 
-    assert extractor._graphed is not None
-    for one, other in zip(before, after, strict=True):
+    assert recorded._graphed is not None
+    for one, other in zip(plain.extract(texts), recorded.extract(texts), strict=True):
         expected, found = ({(e.start, e.end, e.label) for e in of_text.entities} for of_text in (one, other))
         assert len(found & expected) >= 0.9 * max(len(found), len(expected))
 
 
-def test_the_extractor_finds_on_the_gpu_what_it_finds_on_the_cpu(wordpiece_tokenizer):
-    model = tiny_text_model(wordpiece_tokenizer, thresholds=[2.0, 2.0])
-    texts = ["Ann met the mayor of Lisbon. " * n for n in (1, 5, 40)]
+def test_the_extractor_finds_on_the_gpu_what_it_finds_on_the_cpu(byte_level_tokenizer):
+    model = tiny_text_model(byte_level_tokenizer, thresholds=[2.0, 2.0])
+    texts = ["Ann met the mayor of Lisbon. " * n for n in (5, 20, 40)]
     found = {}
 
     for device in ("cpu", "cuda"):
         placed = copy.deepcopy(model)
         place(placed, torch.device(device))
-        extractor = Extractor(placed, wordpiece_tokenizer, model_name="tiny")
+        extractor = Extractor(placed, byte_level_tokenizer, model_name="tiny")
         found[device] = [{(e.start, e.end, e.label) for e in x.entities} for x in extractor.extract(texts)]
 
     for on_gpu, on_cpu in zip(found["cuda"], found["cpu"], strict=True):
         # bf16 rounds differently on the two, so spans at the very threshold may differ.
         assert len(on_gpu & on_cpu) >= 0.9 * max(len(on_gpu), len(on_cpu))
-
-
-def test_documents_that_do_not_fit_together_are_done_in_smaller_packs(wordpiece_tokenizer):
-    model = tiny_text_model(wordpiece_tokenizer, thresholds=[3.0, 3.0])
-    place(model, torch.device("cuda"))
-    extractor = Extractor(model, wordpiece_tokenizer, model_name="tiny", max_batch_tokens=400_000)
-    extractor.warm_up()
-    texts = ["Ann met the mayor of Lisbon. " * 50] * 800
-    documents = [
-        Held(Entry("stream", f"{number}-0", {}, 1), Document(id=str(number), text=text), 0, 0.0, tokenized)
-        for number, (text, tokenized) in enumerate(zip(texts, extractor.tokenize(texts), strict=True))
-    ]
-    torch.cuda.reset_peak_memory_stats()
-    in_one_pack = extractor.extract(texts)
-    needed = torch.cuda.max_memory_reserved()
-    budget, metrics = TokenBudget(400_000), Metrics()
-    watch = Watch(60, 400_000, holds_documents=lambda: False, waits_for_redis=lambda: False)
-    forwarder = Forwarder(extractor, budget, watch, metrics)
-
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(needed / 3 / torch.cuda.get_device_properties(0).total_memory)
-    try:
-        forwarded = forwarder.run(documents)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-
-    assert metrics.registry.get_sample_value("gpner_out_of_memory_total") > 0
-    assert budget.tokens < 400_000
-    assert not forwarded.deferred
-    found = {end.entry.entry_id: len(end.extraction.entities) for end in forwarded.finished}
-    assert found == {f"{number}-0": len(extraction.entities) for number, extraction in enumerate(in_one_pack)}
