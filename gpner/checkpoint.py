@@ -1,12 +1,13 @@
 """Trained models on disk: one folder with configuration, safetensors and tokenizer, and clear words when it is not."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from gpner.config import GlobalPointerConfig
 from gpner.errors import CheckpointError, ConfigError
@@ -17,10 +18,13 @@ from gpner.model_folder import read_config
 REVISION_DIGITS = 12
 
 
-def save_checkpoint(model: GlobalPointerForEntities, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
-    """Write model, configuration and tokenizer into one folder."""
+def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    """Write a model or an encoder, its configuration and its tokenizer into one folder."""
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
+    for weights in path.glob("*.safetensors"):
+        # That library writes for the owner alone, but who trains a model is seldom who serves it.
+        weights.chmod((path / "config.json").stat().st_mode)
 
 
 def load_checkpoint(path: str | Path) -> tuple[GlobalPointerForEntities, PreTrainedTokenizerFast]:
@@ -61,17 +65,27 @@ def checkpoint_revision(path: str | Path) -> str:
     Raises:
         CheckpointError: If one of these files cannot be read.
     """
-    digest = hashlib.sha256()
     folder = Path(path)
-    for file in (folder / "config.json", folder / "tokenizer.json", *sorted(folder.glob("*.safetensors"))):
+    files = (folder / "config.json", folder / "tokenizer.json", *sorted(folder.glob("*.safetensors")))
+    return hash_files(files)[:REVISION_DIGITS]
+
+
+def hash_files(files: Iterable[Path]) -> str:
+    """Hash what files of a model hold, in their order, whatever their names.
+
+    Raises:
+        CheckpointError: If one of them cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in files:
         try:
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
         except OSError as error:
             raise CheckpointError(
-                f"a model folder must hold {file.name}, in {path} it cannot be read: {error.strerror}"
+                f"a model folder must hold {file.name}, in {file.parent} it cannot be read: {error.strerror}"
             ) from error
-    return digest.hexdigest()[:REVISION_DIGITS]
+    return digest.hexdigest()
 
 
 def _config(folder: Path) -> GlobalPointerConfig:
@@ -81,6 +95,20 @@ def _config(folder: Path) -> GlobalPointerConfig:
         raise ConfigError(
             f"config.json must hold values of the right kind, in {folder} it does not: {error}"
         ) from error
+
+
+def check_new(path: Path) -> None:
+    """See that nothing lies where a command will write.
+
+    Raises:
+        ConfigError: If it is no folder, or one that holds anything.
+    """
+    try:
+        is_empty = not path.exists() or next(path.iterdir(), None) is None
+    except OSError as error:
+        raise ConfigError(f"the output must be a folder that can be made, {path} cannot: {error.strerror}") from error
+    if not is_empty:
+        raise ConfigError(f"the output must be a new folder, {path} is not empty; name another")
 
 
 def make_folder(path: Path) -> None:
@@ -131,6 +159,8 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         kind = type(tokenizer).__name__
         raise CheckpointError(f"the tokenizer must be a fast one with character offsets, {source} has: {kind}")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without its files
+        raise CheckpointError(f"a model must have its tokenizer beside it, {source} has none: only special tokens")
     return tokenizer
 
 

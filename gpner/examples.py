@@ -4,6 +4,7 @@ A wrong offset in a training file costs a model its quality without a word. So e
 whatever could not be taken as it stands is a `Problem` that says where: `train.jsonl:812: ...`.
 """
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from gpner.formats.lines import kind
 from gpner.formats.raw import Problem, RawEntity, RawExample
 
 __all__ = ["Corpus", "Example", "Problem", "labels_of", "read_corpus"]
+
+# Categories of Unicode: control and format characters, separators of lines and paragraphs.
+INVISIBLE = ("Cc", "Cf", "Zl", "Zp")
+# Those among them that words of Persian and Indian scripts are spelt with.
+JOINERS = ("\u200c", "\u200d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +45,8 @@ def read_corpus(path: Path, *, format: str = "auto", strict: bool = False) -> Co
     """Read a file or folder of examples.
 
     A broken line loses its example, a broken entity only itself; every one of them is among the problems. So is
-    whatever was changed: blank edges of an entity are trimmed, an entity given twice is kept once, and of two examples
-    with the id `a` the second becomes `a#2`.
+    whatever was changed: blank edges of an entity or a label are trimmed, an entity given twice is kept once, and of
+    two examples with the id `a` the second becomes `a#2`.
 
     Args:
         path: A file, plain or .gz, or a folder (brat).
@@ -134,6 +140,10 @@ def _add_entity(entities: dict[tuple[int, int, str], None], raw: RawEntity, text
     except DataError as error:
         yield raw.place.problem(f"{error}; left out")
         return
+    if label != raw.label:
+        yield raw.place.problem(
+            f"a label must not begin or end with a blank, {raw.label!r:.80} does; read as {label!r:.80}"
+        )
     cut = text[start:end]
     trimmed = start + len(cut) - len(cut.lstrip()), start + len(cut.rstrip()), label
     if not cut.strip():
@@ -150,22 +160,31 @@ def _add_entity(entities: dict[tuple[int, int, str], None], raw: RawEntity, text
 
 
 def _entity(raw: RawEntity, text: str) -> tuple[int, int, str]:
-    label = raw.label
-    if not isinstance(label, str) or not label.strip():
-        raise DataError(f"a label must be a string that is not empty, was: {repr(label)[:80]}")
-    _unicode(label, "a label")
+    label = _label(raw.label)
     for value in (raw.start, raw.end):
         if isinstance(value, bool) or not isinstance(value, int):
-            raise DataError(f"entity {label!r} must start and end at whole numbers, was: {value!r}")
+            raise DataError(f"entity {label!r} must start and end at whole numbers, was: {value!r:.80}")
     start, end = cast(int, raw.start), cast(int, raw.end)
     if not 0 <= start < end:
         raise DataError(f"entity {label!r} must start at 0 or later and end after its start, was: {start}-{end}")
     if end > len(text):
         raise DataError(f"entity {label!r} covers characters {start}-{end} but the text has {len(text)}")
-    if raw.surface is not None and _one_line(text[start:end]) != _one_line(raw.surface):
-        cut = text[start:end]
-        raise DataError(f"entity {label!r} at {start}-{end} must cover {raw.surface!r}, the text there is {cut[:80]!r}")
+    cut = text[start:end]
+    if raw.surface is not None and _one_line(cut) != _one_line(raw.surface):
+        raise DataError(
+            f"entity {label!r} at {start}-{end} must cover {raw.surface!r:.80}, the text there is {cut!r:.80}"
+        )
     return start, end, label
+
+
+def _label(value: object) -> str:
+    """A label without blanks at its edges: with them, or with what nobody sees, it would be another label."""
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"a label must be a string that is not empty, was: {value!r:.80}")
+    label = _unicode(value, "a label").strip()
+    if any(unicodedata.category(character) in INVISIBLE and character not in JOINERS for character in label):
+        raise DataError(f"a label must hold no control or invisible character, was: {value!r:.80}")
+    return label
 
 
 def _one_line(text: str) -> str:

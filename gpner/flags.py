@@ -5,6 +5,7 @@ No torch here, so that `--help` answers at once.
 
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from dataclasses import MISSING, Field, field, fields
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -12,6 +13,10 @@ from gpner.errors import ConfigError
 
 Options = TypeVar("Options")
 
+# Every library takes whole numbers below this, and the product of two.
+LIMIT = 2**31
+# numpy takes no larger seeds.
+SEED_LIMIT = 2**32
 # What stands for a value in the help, by its type.
 PLACEHOLDERS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
 
@@ -58,14 +63,35 @@ def _settings(option: Field[Any], kind: type) -> dict[str, Any]:
 
 
 def check_positive(options: object, *names: str) -> None:
-    """Compare options with 0.
+    """Compare options with 0, and with what is too much.
 
     Raises:
-        ConfigError: If one of those named is not above it.
+        ConfigError: If one of those named is not above 0, is infinite, or a whole number of `LIMIT` or more.
     """
     for name in names:
         if not getattr(options, name) > 0:
             raise ConfigError(f"{name} must be above 0, was: {getattr(options, name)}")
+        _check_below(LIMIT, options, name)
+
+
+def check_not_negative(options: object, *names: str) -> None:
+    """Compare options that may be 0 with 0, and with what is too much.
+
+    Raises:
+        ConfigError: If one of those named is below 0, is infinite, or a whole number of `SEED_LIMIT` or more.
+    """
+    for name in names:
+        if not getattr(options, name) >= 0:
+            raise ConfigError(f"{name} must be at least 0, was: {getattr(options, name)}")
+        _check_below(SEED_LIMIT, options, name)
+
+
+def _check_below(limit: int, options: object, name: str) -> None:
+    value = getattr(options, name)
+    if value == inf:
+        raise ConfigError(f"{name} must be finite, was: {value}")
+    if isinstance(value, int) and value >= limit:
+        raise ConfigError(f"{name} must be below {limit:,}, was: {value}")
 
 
 def read_flags(namespace: Namespace, options: type[Options]) -> Options:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpner.errors import ConfigError
-from gpner.flags import check_positive, flag
+from gpner.flags import check_not_negative, check_positive, flag
 
 TEXTS, MODEL, OPTIMISATION, RUN = "texts", "model", "optimisation", "run"
 # Tokens before and after the content of a sequence, and one more between the two segments of a pair.
@@ -19,8 +19,8 @@ class PretrainingOptions:
     """Options of `gpner pretrain`, documented by their help texts."""
 
     train: Path = flag(
-        "texts to learn from: .txt (a file is one document), .jsonl (one on each line, key text), either as .gz, or a "
-        "folder of them. A line that cannot be read stops the command, blank ones are counted",
+        "texts to learn from: .txt (a file is one document), .jsonl (one on each line, key text), either as .gz or .zst, "
+        "or a folder of them, folders in it included. A line that cannot be read stops the command, blank ones are counted",
         group=TEXTS,
     )
     eval: Path | None = flag("texts to evaluate on; without it a share of --train is held out", None, group=TEXTS)
@@ -129,8 +129,7 @@ class PretrainingOptions:
             raise ConfigError(f"context must leave room for two tokens of text, was: {self.context}")
         if self.batch_tokens < self.context:
             raise ConfigError(f"batch_tokens must be at least the context of {self.context}, was: {self.batch_tokens}")
-        if self.seed < 0:
-            raise ConfigError(f"seed must be at least 0, was: {self.seed}")
+        check_not_negative(self, "seed", "weight_decay")
 
     def _check_shares(self) -> None:
         if not 0 <= self.warmup < 1:

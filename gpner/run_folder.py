@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from gpner.checkpoint import make_folder
-from gpner.errors import ConfigError, TrainingError
+from gpner.checkpoint import check_new, hash_files, make_folder
+from gpner.errors import ConfigError, GpnerError, TrainingError
 from gpner.pretraining_options import PretrainingOptions
 from gpner.training_options import TrainingOptions
 
@@ -30,6 +30,9 @@ METRICS = "metrics.json"
 COMPLETE = "complete"
 # Where the Trainer leaves its history in a checkpoint.
 TRAINER_STATE = "trainer_state.json"
+# Options that name what a run may read again when it continues, and the files that matter of a folder they name.
+SOURCES = ("encoder", "config", "tokenizer")
+SOURCE_SUFFIXES = (".json", ".model", ".safetensors", ".txt")
 
 
 class RunFolder:
@@ -38,11 +41,13 @@ class RunFolder:
     Attributes:
         path: The folder.
         checkpoints: Where the epochs' checkpoints lie while the run is not finished.
+        is_new: Whether the run began here and now, in a folder that held nothing.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self.is_new = False
 
     def claim(self, settings: dict[str, Any], *, resume: bool) -> None:
         """Make the folder this run's own, or see that it is this very run that shall continue.
@@ -52,8 +57,7 @@ class RunFolder:
             resume: Whether a run that the folder holds shall continue.
 
         Raises:
-            ConfigError: If the folder holds a finished run, another run, a run that shall not continue, or a model; or
-                it cannot be made.
+            ConfigError: If the folder holds anything but a run that shall continue, or cannot be made.
         """
         make_folder(self.path)
         if (self.path / METRICS).exists():
@@ -63,10 +67,10 @@ class RunFolder:
             )
         if (self.path / OPTIONS).exists():
             self._check(settings, resume)
-        elif (self.path / "config.json").exists():
-            raise ConfigError(f"the output must be a new folder, {self.path} holds a model; name another folder")
         else:
+            check_new(self.path)
             write_text(self.path / OPTIONS, json.dumps(settings, indent=2) + "\n")
+            self.is_new = True
 
     def _check(self, settings: dict[str, Any], resume: bool) -> None:
         if not resume:
@@ -95,13 +99,19 @@ class RunFolder:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Turn what a full disk makes of saving into one clear error.
+        """Turn what a full disk makes of saving into one clear error, and leave no run behind that never began.
 
         Raises:
             TrainingError: If something could not be written.
         """
         try:
             yield
+        except GpnerError as error:
+            # The command as it should have been must find the folder as this one found it.
+            has_trained = self.last_checkpoint() or (self.path / METRICS).exists() or isinstance(error, TrainingError)
+            if self.is_new and not has_trained:
+                self._clear()
+            raise
         except (OSError, SafetensorError, RuntimeError) as error:
             # torch reports a failed write as RuntimeError, with nothing but its file of C++ to tell it from others.
             if isinstance(error, RuntimeError) and "inline_container.cc" not in str(error):
@@ -113,21 +123,21 @@ class RunFolder:
                 "run the command again with --resume"
             ) from error
 
+    def _clear(self) -> None:
+        for held in self.path.iterdir():
+            if held.is_dir():
+                shutil.rmtree(held)
+            else:
+                held.unlink()
+
     @contextmanager
     def result(self) -> Iterator[Path]:
-        """Give a folder to write the result to; if all went well its files are moved into the run's folder.
+        """Give a folder to write the result to, as `written_aside`.
 
-        `metrics.json` goes last and ends the run; the checkpoints, which nobody needs any more, go with it.
+        `metrics.json` ends the run; the checkpoints, which nobody needs any more, go with it.
         """
-        aside = self.path / "unfinished"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        yield aside
-        for file in sorted(aside.iterdir(), key=lambda file: file.name == METRICS):
-            if (self.path / file.name).is_dir():
-                shutil.rmtree(self.path / file.name)
-            file.replace(self.path / file.name)
-        aside.rmdir()
+        with written_aside(self.path) as aside:
+            yield aside
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
@@ -191,7 +201,34 @@ def run_settings(
     hashes = {
         f"content of {name}": hashlib.sha256(repr(content).encode()).hexdigest() for name, content in contents.items()
     }
+    sources = {name: Path(chosen[name]) for name in SOURCES if chosen.get(name)}
+    hashes |= {f"content of {name}": _hash_source(source) for name, source in sources.items() if source.exists()}
     return {**settings, **hashes, "processes": processes}
+
+
+def _hash_source(source: Path) -> str:
+    if source.is_file():
+        return hash_files([source])
+    return hash_files(sorted(file for file in source.iterdir() if file.is_file() and file.suffix in SOURCE_SUFFIXES))
+
+
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """Give a folder to write to; if all went well its files are moved into `folder`, `metrics.json` last.
+
+    If not, nothing is left of them.
+    """
+    aside = folder / "unfinished"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+        for file in sorted(aside.iterdir(), key=lambda file: file.name == METRICS):
+            if (folder / file.name).is_dir():
+                shutil.rmtree(folder / file.name)
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_text(file: Path, content: str) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerState, TrainingArguments
 
 from gpner.errors import EncoderError
 from gpner.extractor import choose_device, inference_dtype
@@ -41,6 +41,20 @@ def new_arguments(options: TrainingOptions | PretrainingOptions, **others: Any) 
     # With several GPUs in one process the Trainer would split each pack among them, blind to where documents end.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
+
+
+def skip_finished_training(arguments: TrainingArguments, state: TrainerState, *, stopped: bool = False) -> None:
+    """Let a run that was killed after its last step train no further.
+
+    The Trainer goes on with an epoch that is not whole, and only after a step looks whether it was to end.
+
+    Args:
+        arguments: Those of the run that continues, which are changed if it is to end.
+        state: How far it had come.
+        stopped: Whether it ended before its last step.
+    """
+    if stopped or 0 < state.max_steps <= state.global_step:
+        arguments.num_train_epochs = int(state.epoch or 0)
 
 
 def recompute_states(encoder: Any) -> None:

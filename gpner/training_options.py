@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpner.errors import ConfigError
-from gpner.flags import check_positive, flag
+from gpner.flags import check_not_negative, check_positive, flag
 from gpner.formats import READERS
 
 DATA, MODEL, OPTIMISATION, RUN = "data", "model", "optimisation", "run"
@@ -151,8 +151,6 @@ class TrainingOptions:
         )
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"warmup must be a share of all steps, from 0 to below 1, was: {self.warmup}")
-        for name in ("seed", "patience"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0, was: {getattr(self, name)}")
+        check_not_negative(self, "seed", "patience", "weight_decay")
         if self.lora_rank < 0:
             raise ConfigError(f"lora_rank must be at least 1, or 0 to train all weights, was: {self.lora_rank}")

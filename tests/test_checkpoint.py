@@ -76,6 +76,12 @@ def test_a_checkpoint_holds_safetensors_and_its_tokenizer(folder):
     assert model.config.labels == ["PER", "ORG"]
 
 
+def test_whoever_may_read_the_configuration_may_read_the_weights(folder):
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
+
+    assert modes["model.safetensors"] == modes["config.json"]
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"must hold a config\.json.*nowhere.*gpner train"):
         load_checkpoint(tmp_path / "nowhere")
@@ -186,6 +192,13 @@ def test_a_config_that_is_not_json_is_refused(folder):
 
 def test_a_missing_tokenizer_is_named(tmp_path):
     tiny_model().save_pretrained(tmp_path)
+
+    with pytest.raises(CheckpointError, match="must have its tokenizer beside it"):
+        load_tokenizer(tmp_path)
+
+
+def test_an_encoder_without_a_tokenizer_is_refused_and_not_read_as_unknown_words(tmp_path):
+    tiny_model("bert").encoder.save_pretrained(tmp_path)
 
     with pytest.raises(CheckpointError, match="must have its tokenizer beside it"):
         load_tokenizer(tmp_path)

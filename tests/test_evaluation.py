@@ -235,6 +235,15 @@ def test_the_interval_is_that_of_resampled_documents_drawn_one_by_one():
     assert interval.high == pytest.approx(np.quantile(f1, 0.975), abs=0.01)
 
 
+def test_resamples_without_a_label_say_nothing_of_it():
+    gold = [[(0, 3, "PER")] for _ in range(10)]
+    gold[0] = [(0, 3, "RARE")]
+
+    evaluation = evaluate(gold, gold)
+
+    assert evaluation.label_intervals == {"PER": Interval(1.0, 1.0), "RARE": Interval(1.0, 1.0)}
+
+
 def test_the_same_scores_have_the_same_interval():
     gold = [[(0, number, "PER")] for number in range(1, 30)]
     found = [entities if number % 3 else [] for number, entities in enumerate(gold)]

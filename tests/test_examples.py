@@ -101,6 +101,8 @@ def test_a_broken_line_is_reported_with_its_number_and_loses_only_its_example(tm
         ({"start": 0, "end": 2}, 'with these keys, was: {"start": 0, "end": 2}'),
         ([0, 2, 5], "a label must be a string that is not empty, was: 5"),
         ([0, 2, " "], "a label must be a string that is not empty, was: ' '"),
+        ([0, 2, "A\nB"], r"a label must hold no control or invisible character, was: 'A\nB'"),
+        ([0, 2, "PE\u200bR"], r"a label must hold no control or invisible character, was: 'PE\u200bR'"),
         ([0, 2, "\ud800"], "a label must be valid Unicode, was a lone surrogate at character 0"),
         ([0, 2.0, "LOC"], "entity 'LOC' must start and end at whole numbers, was: 2.0"),
         ([False, 2, "LOC"], "entity 'LOC' must start and end at whole numbers, was: False"),
@@ -141,6 +143,19 @@ def test_blank_edges_of_an_entity_are_trimmed_and_an_entity_of_blanks_is_left_ou
     assert messages(corpus, path) == [
         (1, "entity 'PER' must not begin or end with a blank, 0-6 does; read as 1-4"),
         (1, "entity 'PER' must cover more than blanks, 4-6 does not; left out"),
+    ]
+
+
+def test_blank_edges_of_a_label_are_trimmed_and_what_joins_letters_in_it_stays(tmp_path):
+    joined = "نام\u200cها"
+    path = write_lines(tmp_path / "train.jsonl", entity_line([0, 2, " LOC\n"], [0, 2, "LOC"], [2, 3, joined]))
+
+    corpus = read_corpus(path)
+
+    assert corpus.examples[0].entities == ((0, 2, "LOC"), (2, 3, joined))
+    assert messages(corpus, path) == [
+        (1, r"a label must not begin or end with a blank, ' LOC\n' does; read as 'LOC'"),
+        (1, "entity 'LOC' at 0-2 is given twice; kept once"),
     ]
 
 

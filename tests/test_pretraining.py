@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import (
@@ -21,7 +22,7 @@ from transformers import (
 
 from gpner.checkpoint import load_tokenizer
 from gpner.cli import main
-from gpner.errors import CheckpointError, ConfigError, EncoderError, TrainingError
+from gpner.errors import CheckpointError, ConfigError, DataError, EncoderError, TrainingError
 from gpner.model import load_encoder
 from gpner.pretraining import pretrain
 from gpner.pretraining.model import load_with_head
@@ -69,7 +70,7 @@ def options(tmp_path, start):
 
 
 def test_training_from_scratch_learns_and_leaves_an_encoder_that_loads_everywhere(options):
-    report = pretrain(PretrainingOptions(**options))
+    report = pretrain(PretrainingOptions(**options, licence="mine: all rights reserved"))
 
     after = report.history[-1]
     assert after["eval_perplexity"] < report.before["eval_perplexity"] / 4
@@ -81,7 +82,19 @@ def test_training_from_scratch_learns_and_leaves_an_encoder_that_loads_everywher
     metrics = json.loads((options["output"] / "metrics.json").read_text())
     assert metrics["after"]["eval_perplexity"] == after["eval_perplexity"]
     assert len(metrics["history"]) == 6
-    assert f"{after['eval_perplexity']:.2f}" in (options["output"] / "README.md").read_text()
+    assert metrics["data"]["train"]["other files"] == 0
+    card = ModelCard.load(options["output"] / "README.md")
+    assert card.data.license == "mine: all rights reserved"
+    assert f"{after['eval_perplexity']:.2f}" in card.text
+
+
+@pytest.mark.parametrize(("file", "use"), [("train", "learn from"), ("eval", "evaluate on")])
+def test_texts_without_a_token_are_refused(file, use, options, tmp_path):
+    (tmp_path / "no-tokens.txt").write_text("\u200b", encoding="utf-8")
+    given = {**options, "eval": options["train"], file: tmp_path / "no-tokens.txt"}
+
+    with pytest.raises(DataError, match=f"texts to {use} must hold at least one token"):
+        pretrain(PretrainingOptions(**given))
 
 
 @pytest.mark.parametrize(("file", "documents"), [(None, 2), ("eval.jsonl", 5)], ids=["held-out share", "file"])
@@ -134,16 +147,18 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(objective, options, t
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-@pytest.mark.parametrize("epoch", [1, 2])
-def test_a_run_that_was_killed_at_an_epochs_last_checkpoint_lacks_no_evaluation(epoch, options, tmp_path, monkeypatch):
-    whole = pretrain(PretrainingOptions(**{**options, "epochs": 2}))
+@pytest.mark.parametrize(("epochs", "evaluation"), [(2, 0), (2, 1), (1.5, 1)])
+def test_a_run_that_was_killed_at_an_epochs_last_checkpoint_evaluates_as_if_never_killed(
+    epochs, evaluation, options, tmp_path, monkeypatch
+):
+    whole = pretrain(PretrainingOptions(**{**options, "epochs": epochs}))
     steps = whole.history[0]["step"]
-    killed = {**options, "epochs": 2, "output": tmp_path / "killed", "save_steps": steps}
+    killed = {**options, "epochs": epochs, "output": tmp_path / "killed", "save_steps": steps}
     mark = KeepCheckpoints.on_save
 
     def mark_and_die(self, args, state, control, **kwargs):
         mark(self, args, state, control, **kwargs)
-        if state.global_step == epoch * steps:
+        if state.global_step == whole.history[evaluation]["step"]:
             raise Killed
 
     with monkeypatch.context() as patch:
@@ -228,9 +243,11 @@ def test_a_finished_run_holds_all_there_is_to_say_of_it(options):
 
 
 def test_away_from_a_terminal_progress_is_a_line_an_evaluation(options, capfd):
-    assert main(["pretrain", *as_flags({**options, "epochs": 2})]) == 0
+    output = options["output"].parent / "encoder[/b]"  # no markup
+    assert main(["pretrain", *as_flags({**options, "epochs": 2, "output": output})]) == 0
 
     shown = capfd.readouterr()
+    assert f"the encoder is in {output}\n" in shown.out
     lines = shown.err.splitlines()
     assert [line.partition(":")[0] for line in lines] == [f"epoch {number} of 2" for number in range(3)]
     assert all("perplexity" in line for line in lines)
@@ -292,6 +309,8 @@ def test_a_context_past_the_positions_names_the_command_that_extends_them(option
     with pytest.raises(ConfigError, match=r"at most the 64 positions of the encoder, was: 128; .*gpner extend"):
         pretrain(PretrainingOptions(**{**options, "context": 128, "batch_tokens": 128}))
 
+    assert list(options["output"].iterdir()) == []  # the corrected command finds no run of another context
+
 
 def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(options, tmp_path, wordpiece_tokenizer):
     BertModel(BertConfig(**SIZES, vocab_size=90)).save_pretrained(tmp_path / "other")
@@ -343,6 +362,9 @@ def test_a_vocabulary_file_without_capitals_is_read_as_lower_cased(tmp_path):
         ({"config": None, "encoder": "x"}, "need --config"),
         ({"tokenizer": None}, "exactly one of --tokenizer and --vocab-size"),
         ({"epochs": 0}, "epochs must be above 0"),
+        ({"epochs": math.inf}, "epochs must be finite, was: inf"),
+        ({"seed": 2**32}, "seed must be below 4,294,967,296, was: 4294967296"),
+        ({"weight_decay": math.nan}, "weight_decay must be at least 0, was: nan"),
         ({"eval_share": 1.0}, "eval_share must lie between 0 and 1"),
         ({"batch_tokens": 31}, "batch_tokens must be at least the context of 32, was: 31"),
         ({"context": 3}, "context must leave room"),

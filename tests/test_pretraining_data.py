@@ -4,6 +4,7 @@ import gzip
 import json
 
 import numpy as np
+import pyarrow
 import pytest
 
 from gpner.errors import ConfigError, DataError
@@ -45,11 +46,31 @@ def test_a_jsonl_line_is_one_document_whose_lines_stay_together(tmp_path):
     assert sequences_of(lines) == [("one", "two"), ("three",)]
 
 
-def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
-    for name in ("b.txt", "a.txt", "c.md"):
+def test_a_folder_is_read_with_those_in_it_in_the_order_of_its_names(tmp_path):
+    (tmp_path / "b").mkdir()
+    for name in ("c.TXT", "a.txt", "b/d.txt"):
         (tmp_path / name).write_text(name)
 
-    assert sequences_of(read_texts(tmp_path, by="document")) == [("a.txt",), ("b.txt",)]
+    assert sequences_of(read_texts(tmp_path, by="document")) == [("a.txt",), ("b/d.txt",), ("c.TXT",)]
+
+
+def test_what_a_folder_holds_beside_texts_is_counted_and_named(tmp_path, caplog):
+    for name in ("a.txt", "b.md", "c.json", "d.pdf", "e.log"):
+        (tmp_path / name).write_text(name)
+
+    texts = read_texts(tmp_path, by="document")
+
+    assert sequences_of(texts) == [("a.txt",)]
+    assert texts.other_files == 4
+    assert "left out (4): 'b.md', 'c.json', 'd.pdf', ..." in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.zst", "A.JSONL.GZ"])
+def test_compressed_texts_are_read_whatever_the_case_of_their_ending(tmp_path, name):
+    with pyarrow.output_stream(str(tmp_path / name), compression="zstd" if "zst" in name else "gzip") as file:
+        file.write(b'{"text": "one"}\n')
+
+    assert sequences_of(read_texts(tmp_path / name, by="document")) == [("one",)]
 
 
 @pytest.mark.parametrize(

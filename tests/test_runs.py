@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AlbertConfig, AlbertModel
 
 from gpner.checkpoint import load_checkpoint
 from gpner.cli import main
-from gpner.errors import ConfigError
-from gpner.run_folder import RunFolder, write_text
+from gpner.errors import ConfigError, DataError, EncoderError, TrainingError
+from gpner.run_folder import RunFolder, run_settings, write_text
 from gpner.training import epochs_since_best, train
 from gpner.training_options import TrainingOptions
 from tests.terminals import Terminal
@@ -86,6 +88,18 @@ def test_adapters_patience_and_accumulation_go_on_as_if_never_interrupted(option
     for steps in ((best - 1) * steps_per_epoch, (epochs - 1) * steps_per_epoch):
         train_until_ctrl_c(chosen, f"step {steps + 1}, ")
         assert RunFolder(options["output"]).last_state().global_step == steps
+    train_until_ctrl_c(chosen, "train_runtime")
+    resumed = train(TrainingOptions(**chosen, resume=True))
+
+    assert (resumed.history, resumed.dev) == (whole.history, whole.dev)
+    assert_same_bits(weights(options["output"]), weights(tmp_path / "uninterrupted"))
+
+
+@pytest.mark.parametrize("epochs", [0.5, 1.5])
+def test_a_run_that_was_killed_after_its_last_step_trains_no_further(epochs, options, tmp_path):
+    chosen = {**options, "epochs": epochs}
+    whole = train(TrainingOptions(**{**chosen, "output": tmp_path / "uninterrupted"}))
+
     train_until_ctrl_c(chosen, "train_runtime")
     resumed = train(TrainingOptions(**chosen, resume=True))
 
@@ -222,9 +236,60 @@ def test_an_unfinished_run_is_continued_only_on_request_and_with_its_own_options
     RunFolder(tmp_path / "run").claim(settings, resume=True)
 
 
-def test_a_folder_with_a_model_is_never_written_over(options, encoder):
-    with pytest.raises(ConfigError, match="holds a model; name another folder"):
-        train(TrainingOptions(**{**options, "output": encoder}))
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_holds_anything_but_a_run_is_refused_and_left_as_it_is(tmp_path, resume):
+    notes = tmp_path / "project" / "checkpoints" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    folder = RunFolder(tmp_path / "project")
+
+    with pytest.raises(ConfigError, match=r"new folder, .*project is not empty; name another"), folder.saving():
+        folder.claim({}, resume=resume)
+
+    assert notes.read_text() == "mine"
+    assert [file.name for file in folder.path.iterdir()] == ["checkpoints"]
+
+
+def test_a_run_does_not_go_on_from_an_encoder_that_has_changed(options, encoder, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copytree(encoder, copied)
+    chosen = TrainingOptions(**{**options, "encoder": str(copied)})
+    RunFolder(options["output"]).claim(run_settings(chosen, {}, 1), resume=False)
+
+    (copied / "README.md").write_text("says nothing to a model")
+    RunFolder(options["output"]).claim(run_settings(chosen, {}, 1), resume=True)
+    with (copied / "model.safetensors").open("ab") as file:
+        file.write(b"other")
+    with pytest.raises(ConfigError, match=r"differ: content of encoder was [0-9a-f]{64}, is [0-9a-f]{64}; give the"):
+        RunFolder(options["output"]).claim(run_settings(chosen, {}, 1), resume=True)
+
+
+def test_a_mistake_that_is_found_before_training_leaves_no_run_behind(options, wordpiece_tokenizer, tmp_path):
+    sizes = {"vocab_size": len(wordpiece_tokenizer), "embedding_size": 8, "hidden_size": 16, "intermediate_size": 16}
+    AlbertModel(AlbertConfig(**sizes, num_attention_heads=2)).save_pretrained(tmp_path / "albert")
+    wordpiece_tokenizer.save_pretrained(tmp_path / "albert")
+    chosen = {**options, "encoder": str(tmp_path / "albert"), "epochs": 1}
+
+    with pytest.raises(EncoderError, match="gradient_checkpointing needs an encoder that supports it, albert does not"):
+        train(TrainingOptions(**chosen, gradient_checkpointing=True))
+
+    assert list(options["output"].iterdir()) == []
+
+
+def test_a_mistake_that_is_found_later_leaves_the_run_as_it_is(tmp_path):
+    begun, saved, resumed = (RunFolder(tmp_path / name) for name in ("begun", "saved", "resumed"))
+    RunFolder(resumed.path).claim({}, resume=False)
+
+    for folder, error in ((begun, TrainingError), (saved, DataError), (resumed, DataError)):
+        folder.claim({}, resume=True)
+        if folder is saved:
+            (folder.checkpoints / "checkpoint-6").mkdir(parents=True)
+            (folder.checkpoints / "checkpoint-6" / "complete").touch()
+        with pytest.raises(error), folder.saving():
+            raise error
+
+    assert all((folder.path / "options.json").exists() for folder in (begun, saved, resumed))
+    assert saved.last_checkpoint()
 
 
 def test_a_half_written_checkpoint_is_not_taken_for_a_whole_one(tmp_path):
@@ -250,7 +315,7 @@ def test_a_result_that_could_not_be_written_replaces_nothing(tmp_path):
         fail_half_way()
 
     assert (tmp_path / "model.safetensors").read_text() == "before"
-    assert not (tmp_path / "metrics.json").exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_a_text_that_could_not_be_written_leaves_nothing(tmp_path):
@@ -263,6 +328,9 @@ def test_a_text_that_could_not_be_written_leaves_nothing(tmp_path):
 
 
 def test_resuming_starts_a_run_where_there_is_none(options, capfd):
-    assert main(["train", *as_flags({**options, "epochs": 1, "resume": True})]) == 0
+    output = options["output"].parent / "model[/b]"  # no markup
+    assert main(["train", *as_flags({**options, "epochs": 1, "resume": True, "output": output})]) == 0
 
-    assert "trained on 24 windows" in capfd.readouterr().out
+    shown = capfd.readouterr().out
+    assert "trained on 24 windows" in shown
+    assert f"the model is in {output}\n" in shown

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from gpner.checkpoint import load_checkpoint, merge_adapter
 from gpner.cli import main
@@ -21,9 +22,12 @@ from gpner.training import train
 from gpner.training_options import TrainingOptions
 from tests.training_fixtures import as_flags, write_corpus
 
+# Of a form that front matter must quote.
+LICENCE = "mine: all rights reserved"
+
 
 def test_training_learns_nested_entities_and_leaves_a_whole_checkpoint(options, tmp_path):
-    report = train(TrainingOptions(**options))
+    report = train(TrainingOptions(**options, licence=LICENCE))
 
     assert report.dev.micro.f1 > 0.95
     assert max(epoch["eval_f1"] for epoch in report.history) == pytest.approx(report.dev.micro.f1, abs=1e-12)
@@ -38,6 +42,7 @@ def test_training_learns_nested_entities_and_leaves_a_whole_checkpoint(options, 
     metrics = json.loads((options["output"] / "metrics.json").read_text())
     assert f"{metrics['dev']['micro']['f1']:.3f}" in card
     assert "GPE" in card
+    assert ModelCard.load(options["output"] / "README.md").data.license == LICENCE
 
 
 def test_low_rank_adapters_merge_into_the_checkpoint_that_training_saved(options, encoder, tmp_path):
@@ -64,6 +69,23 @@ def test_spans_that_tokens_cannot_express_are_counted_and_reported(options):
     assert report.dev.micro.gold == 2
 
 
+def test_a_model_that_fires_everywhere_is_saved_with_the_scores_of_nothing_found_and_says_so(options, capsys):
+    labels = [f"L{number}" for number in range(40)]
+    line = {"text": "Ada met Grace. " * 130, "entities": [[0, 3, label] for label in labels]}
+    options["train"].write_text(json.dumps(line))
+    rates = {"encoder_learning_rate": 1e-12, "head_learning_rate": 1e-12}
+    flood = {"context": 512, "stride": 4, "epochs": 1, "head": "global_pointer", **rates}
+
+    report = train(TrainingOptions(**{**options, **flood}))
+
+    assert (report.dev.micro.gold, report.dev.micro.found) == (40, 0)
+    saved, _ = load_checkpoint(options["output"])
+    assert list(saved.config.labels) == sorted(labels)
+    assert json.loads((options["output"] / "metrics.json").read_text())["dev"]["micro"]["f1"] == 0
+    # After the epoch, and of what is saved.
+    assert capsys.readouterr().err.count("scored as nothing found: a batch must have at most 2,000,000 spans") == 2
+
+
 def test_spans_longer_than_the_longest_entity_are_counted_and_reported(options):
     report = train(TrainingOptions(**{**options, "epochs": 1, "max_entity_tokens": 2}))
 
@@ -76,6 +98,16 @@ def test_a_corpus_without_entities_is_refused(options):
 
     with pytest.raises(DataError, match="needs at least one entity"):
         train(TrainingOptions(**options))
+
+
+def test_a_corpus_without_a_token_is_refused(options, tmp_path):
+    train_file = tmp_path / "empty.jsonl"
+    train_file.write_text(
+        '{"text": "", "entities": []}\n{"text": "\\u200b", "entities": [[0, 1, "PER"], [0, 1, "GPE"]]}'
+    )
+
+    with pytest.raises(DataError, match=r"empty\.jsonl: training needs at least one token"):
+        train(TrainingOptions(**{**options, "train": train_file}))
 
 
 def test_a_dev_file_without_entities_is_refused_as_it_can_choose_no_epoch(options, tmp_path):
@@ -140,10 +172,20 @@ def test_a_context_past_the_encoders_positions_names_the_command_that_extends_it
         train(TrainingOptions(**{**options, "context": 4096, "stride": 512}))
 
 
+def test_entities_longer_than_the_context_are_refused_by_the_option_that_allows_them(options):
+    with pytest.raises(ConfigError, match=r"max_entity_tokens must be at most 29 .* was: 30; lower it"):
+        train(TrainingOptions(**{**options, "stride": None, "max_entity_tokens": 30}))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"epochs": 0}, "epochs must be above 0, was: 0"),
+        ({"epochs": float("inf")}, "epochs must be finite, was: inf"),
+        ({"batch_size": 2**31}, "batch_size must be below 2,147,483,648, was: 2147483648"),
+        ({"seed": 2**32}, "seed must be below 4,294,967,296, was: 4294967296"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0, was: -1.0"),
+        ({"weight_decay": float("nan")}, "weight_decay must be at least 0, was: nan"),
         ({"warmup": 1.5}, "warmup must be a share of all steps, from 0 to below 1, was: 1.5"),
         ({"head_learning_rate": float("nan")}, "head_learning_rate must be above 0, was: nan"),
         ({"max_pack_tokens": 0}, "max_pack_tokens must be above 0, was: 0"),
@@ -209,6 +251,8 @@ def test_a_users_mistake_ends_as_one_line_and_exit_code_2(tmp_path, capsys):
         ),
         (["extend", "{}/none", "{}/out", "--context", "600"], "an encoder must be a local folder"),
         (["extend", "{}/none", "{}/c.jsonl", "--context", "600"], "the output must be a folder that can be made"),
+        (["extend", "{}/none", "{}", "--context", "600"], "is not empty; name another"),
+        (["extend", "{}/none", "{}/out", "--context", "10000000000"], "context must be at most 1,048,576 positions"),
         (["evaluate", "{}/none", "{}/broken.jsonl"], "broken.jsonl:1: a line must be one JSON object"),
     ],
 )
@@ -221,6 +265,7 @@ def test_wrong_paths_and_files_end_as_one_line_that_says_what_to_do(tmp_path, ca
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+    assert {file.name for file in tmp_path.iterdir()} == {"c.jsonl", "broken.jsonl"}
 
 
 @pytest.mark.parametrize(
@@ -257,12 +302,12 @@ def test_ctrl_c_ends_a_command_as_one_line_and_exit_code_130(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_extended_encoder_trains_at_its_longer_context(options, encoder, tmp_path):
-    assert main(["extend", str(encoder), str(tmp_path / "longer"), "--context", "600"]) == 0
+def test_an_extended_encoder_trains_at_its_longer_context(options, encoder, tmp_path, capsys):
+    longer = tmp_path / "longer[/b]"  # no markup
+    assert main(["extend", str(encoder), str(longer), "--context", "600"]) == 0
+    assert capsys.readouterr().out == f"{longer} reads 600 positions\n"
 
-    train(
-        TrainingOptions(**{**options, "encoder": str(tmp_path / "longer"), "context": 600, "stride": 64, "epochs": 1})
-    )
+    train(TrainingOptions(**{**options, "encoder": str(longer), "context": 600, "stride": 64, "epochs": 1}))
 
     model, tokenizer = load_checkpoint(options["output"])
     assert model.config.context == tokenizer.model_max_length == 600

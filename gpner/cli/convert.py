@@ -20,6 +20,7 @@ from gpner.cli.problems import print_problems
 from gpner.errors import ConfigError
 from gpner.examples import Corpus, Example, read_corpus
 from gpner.formats import READERS
+from gpner.formats.lines import import_pyarrow
 
 STANDARD_OUTPUT = "-"
 
@@ -28,8 +29,8 @@ def add_command(commands: Any) -> None:
     """Add `convert` to the parser."""
     help_text = "turn examples of any format into our JSONL, and list what was wrong with them"
     parser = new_command(commands, "convert", _run, help_text, loads_models=False)
-    parser.add_argument("input", type=Path, help="file of examples, plain or .gz, or a brat folder")
-    parser.add_argument("output", help="JSONL file to write, compressed if it ends in .gz; - for standard output")
+    parser.add_argument("input", type=Path, help="file of examples, plain, .gz or .zst, or a brat folder")
+    parser.add_argument("output", help="JSONL file to write, compressed if it ends in .gz or .zst; - for stdout")
     parser.add_argument("--format", choices=("auto", *READERS), default="auto", help="format of the input")
     parser.add_argument("--strict", action="store_true", help="write nothing and stop at the first problem")
 
@@ -61,10 +62,13 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with unfinished.open("xb") as file:
-            if path.suffix == ".gz":
+            if path.suffix.lower() == ".gz":
                 # Without name and time in its head, the same examples give the same bytes.
                 with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed, io.BufferedWriter(packed) as buffer:
                     yield buffer
+            elif path.suffix.lower() == ".zst":
+                with import_pyarrow(path).CompressedOutputStream(file, "zstd") as packed:
+                    yield packed
             else:
                 yield file
         unfinished.replace(path)

@@ -7,6 +7,10 @@ from typing import Any
 from rich.console import Console
 
 from gpner.cli.command import new_command
+from gpner.errors import ConfigError
+
+# More tokens than documents have; at 1,024 numbers a row the table takes 4 GB.
+MAX_CONTEXT = 2**20
 
 
 def add_command(commands: Any) -> None:
@@ -18,7 +22,9 @@ def add_command(commands: Any) -> None:
         "so much at once from then on",
     )
     parser.add_argument("output", type=Path, help="folder for the longer encoder")
-    parser.add_argument("--context", type=int, required=True, help="positions that it shall have")
+    parser.add_argument(
+        "--context", type=int, required=True, default=argparse.SUPPRESS, help="positions that it shall have"
+    )
     parser.add_argument(
         "--method", choices=("hierarchical", "tiled", "random"), default="hierarchical", help="how rows are made"
     )
@@ -34,12 +40,15 @@ def add_command(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from gpner.checkpoint import load_checkpoint, load_tokenizer, make_folder
+    from gpner.checkpoint import check_new, load_checkpoint, load_tokenizer, make_folder, save_checkpoint
     from gpner.model import is_gpner_model
     from gpner.positions import extend_encoder
     from gpner.pretraining.model import encoder_of, load_with_head
+    from gpner.run_folder import written_aside
 
-    make_folder(options.output)
+    if options.context > MAX_CONTEXT:
+        raise ConfigError(f"context must be at most {MAX_CONTEXT:,} positions, was: {options.context:,}")
+    check_new(options.output)
     # Whatever head there is stays, for `gpner pretrain` or `gpner train` to go on with.
     trained = is_gpner_model(options.encoder)
     model = load_checkpoint(options.encoder)[0] if trained else load_with_head(options.encoder)
@@ -50,6 +59,7 @@ def _run(options: argparse.Namespace) -> None:
     tokenizer.model_max_length = options.context
     if trained:
         model.config.context = options.context
-    model.save_pretrained(options.output)
-    tokenizer.save_pretrained(options.output)
-    Console().print(f"{options.output} reads {options.context} positions")
+    make_folder(options.output)
+    with written_aside(options.output) as aside:
+        save_checkpoint(model, tokenizer, aside)
+    Console().print(f"{options.output} reads {options.context} positions", markup=False, soft_wrap=True)

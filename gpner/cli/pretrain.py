@@ -51,5 +51,7 @@ def _run(options: argparse.Namespace) -> None:
     train = report.data["train"]
     console.print(
         f"read {train['documents']} documents as {train['windows']} windows, {train['tokens']} tokens, in "
-        f"{report.seconds:.0f} s; the encoder is in {options.output}"
+        f"{report.seconds:.0f} s; the encoder is in {options.output}",
+        markup=False,
+        soft_wrap=True,
     )

@@ -37,4 +37,8 @@ def _run(options: argparse.Namespace) -> None:
         console.print(f"{len(report.inexpressible)} gold spans cannot be learnt; metrics.json lists them")
     if report.windowed:
         console.print(f"{report.windowed} documents are longer than the context and were read in windows")
-    console.print(f"trained on {report.windows} windows in {report.seconds:.0f} s; the model is in {options.output}")
+    console.print(
+        f"trained on {report.windows} windows in {report.seconds:.0f} s; the model is in {options.output}",
+        markup=False,
+        soft_wrap=True,
+    )

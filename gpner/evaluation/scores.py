@@ -92,7 +92,7 @@ def f1_intervals(counts: NDArray[np.int64]) -> list[Interval]:
         counts: Gold, found and correct entities of each group, in each document. Shape: (documents, groups, 3).
 
     Returns:
-        The 95 % interval of each group's F1.
+        The 95 % interval of each group's F1, over the resamples in which it occurs; 0 to 0 if it never does.
     """
     n_documents, n_groups, _ = counts.shape
     if not n_documents:
@@ -106,15 +106,16 @@ def f1_intervals(counts: NDArray[np.int64]) -> list[Interval]:
             for start in range(0, RESAMPLES, block)
         ]
     )
+    f1[:, np.isnan(f1).all(axis=0)] = 0.0
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(f1, (tail, 1 - tail), axis=0)
+    low, high = np.nanquantile(f1, (tail, 1 - tail), axis=0)
     return [Interval(*ends) for ends in zip(low.tolist(), high.tolist(), strict=True)]
 
 
 def _f1_of_resamples(table: NDArray[np.float64], generator: np.random.Generator, size: int) -> NDArray[np.float64]:
-    """F1 of each group in each of `size` resamples. Shape: (size, groups)."""
+    """F1 of each group in each of `size` resamples, NaN where it does not occur. Shape: (size, groups)."""
     n_documents = len(table)
     drawn = generator.multinomial(n_documents, np.full(n_documents, 1 / n_documents), size=size)
     gold, found, correct = np.moveaxis((drawn @ table).reshape(size, -1, 3), -1, 0)
     total = gold + found
-    return np.divide(2 * correct, total, out=np.zeros_like(total), where=total > 0)
+    return np.divide(2 * correct, total, out=np.full_like(total, np.nan), where=total > 0)

@@ -47,7 +47,7 @@ def read_lines(path: Path, content: str = "examples") -> Iterator[Line | Problem
 
 
 def import_pyarrow(path: Path) -> Any:
-    """Import what reads Parquet and Zstandard.
+    """Import what reads Parquet, and reads and writes Zstandard.
 
     Raises:
         ConfigError: If it is not installed.
@@ -56,15 +56,16 @@ def import_pyarrow(path: Path) -> Any:
         import pyarrow
     except ModuleNotFoundError:
         raise ConfigError(
-            f"{path} can be read only with the package pyarrow, it is not installed; run `pip install 'gpner[bulk]'`"
+            f"{path} can be read and written only with the package pyarrow, it is not installed; run "
+            "`pip install 'gpner[bulk]'`"
         ) from None
     return pyarrow
 
 
 def _open(path: Path) -> BinaryIO:
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         return cast(BinaryIO, gzip.open(path))
-    if path.suffix == ".zst":
+    if path.suffix.lower() == ".zst":
         return cast(BinaryIO, io.BufferedReader(import_pyarrow(path).input_stream(str(path), compression="zstd")))
     return path.open("rb")
 

@@ -13,21 +13,21 @@ from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, PrinterCallback, TrainingArguments, set_seed
 
-from gpner.checkpoint import load_tokenizer
+from gpner.checkpoint import load_tokenizer, save_checkpoint
 from gpner.curves import draw_curves, draw_perplexity
 from gpner.errors import CheckpointError, DataError
 from gpner.model import load_encoder_config
 from gpner.pretraining.card import write_encoder_card
 from gpner.pretraining.data import MaskedPacks, TextWindow, cut_windows
 from gpner.pretraining.model import check_context, load_masked_model, n_token_ids, new_masked_model
-from gpner.pretraining.texts import TextDocument, hold_out, read_texts
+from gpner.pretraining.texts import TextDocument, Texts, hold_out, read_texts
 from gpner.pretraining.trainer import MaskedTrainer
 from gpner.pretraining.vocabulary import load_vocabulary, train_vocabulary
 from gpner.pretraining_options import PretrainingOptions
 from gpner.process_group import leave_group
 from gpner.progress import run_log, watchers
 from gpner.run_folder import METRICS, KeepCheckpoints, RunFolder, run_settings
-from gpner.trainer_setup import new_arguments, recompute_states
+from gpner.trainer_setup import new_arguments, recompute_states, skip_finished_training
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ class PretrainingReport:
     Attributes:
         before: Loss and perplexity of the held-out texts before training, as `MaskedTrainer.evaluate` names them.
         history: The same after every epoch; the last entry is that of the saved encoder.
-        data: Counts of what was read: documents, windows, tokens, documents that were cut, blank lines; windows too
-            short for a pair.
+        data: Counts of what was read: documents, windows, tokens, documents that were cut, blank lines, other files
+            of the folder; windows too short for a pair.
         new_weights: Weights of the head that the encoder did not bring, which therefore started anew.
         seconds: Duration of the training, since its last start.
         is_main: Whether this process is the one that writes and speaks, where several train together.
@@ -71,8 +71,8 @@ def pretrain(options: PretrainingOptions) -> PretrainingReport:
         ConfigError: If an option is out of range, or the output folder holds something else.
         TrainingError: If the loss is no number any more, or a checkpoint cannot be written.
     """
-    load_encoder_config(options.encoder or str(options.config))  # a wrong name shall not leave a run to be resumed
-    documents, blank = _read(options)
+    load_encoder_config(options.encoder or str(options.config))  # found wrong before all the texts are read
+    documents, left_out = _read(options)
     folder = RunFolder(options.output)
     arguments = _arguments(options)
     with folder.saving(), ExitStack() as stack:
@@ -82,13 +82,13 @@ def pretrain(options: PretrainingOptions) -> PretrainingReport:
             stack.enter_context(run_log(options.output / "training.log"))
         with arguments.main_process_first():
             tokenizer = _tokenizer(options, documents["train"], folder.checkpoints / "tokenizer")
-        return _run(options, documents, blank, tokenizer, arguments, folder)
+        return _run(options, documents, left_out, tokenizer, arguments, folder)
 
 
 def _run(
     options: PretrainingOptions,
     documents: dict[str, tuple[TextDocument, ...]],
-    blank: dict[str, int],
+    left_out: dict[str, dict[str, int]],
     tokenizer: PreTrainedTokenizerFast,
     arguments: TrainingArguments,
     folder: RunFolder,
@@ -102,8 +102,11 @@ def _run(
     for name, texts in documents.items():
         cut = cut_windows(texts, tokenizer, options.content_tokens)
         windows = _usable(cut, options)
+        if not windows:
+            use = "learn from" if name == "train" else "evaluate on"
+            raise DataError(f"texts to {use} must hold at least one token, they hold none; give other texts")
         packs[name] = _packs(options, tokenizer, windows, options.seed if name == "train" else EVALUATION_SEED)
-        data[name] = {**_counts(texts, cut), "blank": blank[name], "too short": len(cut) - len(windows)}
+        data[name] = {**_counts(texts, cut), **left_out[name], "too short": len(cut) - len(windows)}
     trainer = MaskedTrainer(
         model=model,
         args=arguments,
@@ -128,12 +131,13 @@ def _run(
 
 def _train(options: PretrainingOptions, trainer: MaskedTrainer, folder: RunFolder) -> tuple[dict[str, float], float]:
     """Train to the end; returns what the evaluation before it said, and the seconds that it took."""
-    checkpoint = folder.last_checkpoint()
+    checkpoint, state = folder.last_checkpoint(), folder.last_state()
+    skip_finished_training(trainer.args, state)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(KeepCheckpoints(folder))
     with ExitStack() as stack:
         if trainer.args.process_index == 0:
-            for callback in stack.enter_context(watchers(options.output, SHOWN, folder.last_state().global_step)):
+            for callback in stack.enter_context(watchers(options.output, SHOWN, state.global_step)):
                 trainer.add_callback(callback)
         before = trainer.evaluate()
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -146,14 +150,19 @@ def _only(packs: list[dict[str, Any]]) -> dict[str, Any]:
     return pack
 
 
-def _read(options: PretrainingOptions) -> tuple[dict[str, tuple[TextDocument, ...]], dict[str, int]]:
+def _read(options: PretrainingOptions) -> tuple[dict[str, tuple[TextDocument, ...]], dict[str, dict[str, int]]]:
+    """The texts for training and evaluation, and how much of what was given is none."""
     train = read_texts(options.train, by=options.by)
     if options.eval is None:
         learnt, held_out = hold_out(train.documents, options.eval_share, options.seed)
-        return {"train": learnt, "eval": held_out}, {"train": train.blank, "eval": 0}
+        return {"train": learnt, "eval": held_out}, {"train": _left_out(train), "eval": _left_out()}
     held_out_texts = read_texts(options.eval, by=options.by)
     documents = {"train": train.documents, "eval": held_out_texts.documents}
-    return documents, {"train": train.blank, "eval": held_out_texts.blank}
+    return documents, {"train": _left_out(train), "eval": _left_out(held_out_texts)}
+
+
+def _left_out(*read: Texts) -> dict[str, int]:
+    return {"blank": sum(texts.blank for texts in read), "other files": sum(texts.other_files for texts in read)}
 
 
 def _tokenizer(
@@ -232,9 +241,8 @@ def _save(
 ) -> None:
     model = cast(PreTrainedModel, trainer.model)
     model.config.name_or_path = ""  # a folder of this machine means nothing to whoever gets the model
-    model.save_pretrained(folder)
     tokenizer.model_max_length = options.context
-    tokenizer.save_pretrained(folder)
+    save_checkpoint(model, tokenizer, folder)
     draw_curves(folder / "curves.png", [{**report.before, "epoch": 0.0}, *trainer.state.log_history], draw_perplexity)
     content = {"options": asdict(options), **asdict(report), "after": report.history[-1]}
     del content["is_main"]

@@ -1,5 +1,6 @@
 """The card of a pre-trained encoder: what it read, and how well it fills in hidden words."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def write_encoder_card(folder: Path, options: PretrainingOptions, run: dict[str,
     objective = f" and {options.sentence_objective.upper()}" if options.sentence_objective else ""
     lines = [
         "---",
-        f"license: {options.licence}",
+        f"license: {json.dumps(options.licence, ensure_ascii=False)}",
         "library_name: transformers",
         "pipeline_tag: fill-mask",
         "---",

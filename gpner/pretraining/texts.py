@@ -1,8 +1,10 @@
 """Plain texts for pre-training: files or folders of them, as whole documents or line by line; no torch here.
 
-Nothing is left out in silence: a line that cannot be read stops the reading with its place, blank ones are counted.
+Nothing is left out in silence: a line that cannot be read stops the reading with its place, blank ones are counted, and
+so are files of a folder that are no texts, which a warning names.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,12 @@ from gpner.errors import ConfigError, DataError
 from gpner.formats.lines import Line, parse_object, read_lines
 from gpner.formats.raw import Problem
 
-SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
+logger = logging.getLogger(__name__)
+
+JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+SUFFIXES = (".txt", ".txt.gz", ".txt.zst", *JSONL_SUFFIXES)
+# How many files that are no texts the warning names.
+NAMED_FILES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +33,21 @@ class TextDocument:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """What was read, and how many lines or texts were blank."""
+    """What was read, how many lines or texts were blank, and how many files of the folder are no texts."""
 
     documents: tuple[TextDocument, ...]
     blank: int
+    other_files: int
 
 
 def read_texts(path: Path, *, by: str) -> Texts:
-    """Read a file of texts, or all such files of a folder in the order of their names.
+    """Read a file of texts, or all such files of a folder and the folders in it, in the order of their names.
 
     A .txt file is one document; a .jsonl file has one on each line, under the key `text`. By line, each line of a .txt
     file is a document of its own, and a text of a .jsonl file becomes one sequence for each of its lines.
 
     Args:
-        path: .txt, .jsonl, either of them as .gz, or a folder.
+        path: .txt, .jsonl, either of them as .gz or .zst, or a folder.
         by: `document` or `line`.
 
     Raises:
@@ -47,7 +55,8 @@ def read_texts(path: Path, *, by: str) -> Texts:
     """
     documents: list[TextDocument] = []
     blank = 0
-    for file in _files(path):
+    files, other_files = _files(path)
+    for file in files:
         for name, text in _read(file, by):
             lines = text.splitlines() if by == "line" else [text]
             sequences = tuple(line for line in lines if line.strip())
@@ -56,7 +65,7 @@ def read_texts(path: Path, *, by: str) -> Texts:
                 documents.append(TextDocument(name, sequences))
     if not documents:
         raise DataError(f"{path}: must hold at least one text, all are blank; give files with text")
-    return Texts(tuple(documents), blank)
+    return Texts(tuple(documents), blank, other_files)
 
 
 def hold_out(
@@ -78,24 +87,30 @@ def hold_out(
     return learnt, tuple(documents[index] for index in sorted(chosen))
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path) -> tuple[list[Path], int]:
+    """The texts, and how many other files there are beside them."""
     if not path.is_dir():
-        return [_known(path)]
-    files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
+        if not _is_text(path):
+            raise ConfigError(f"texts must be {', '.join(SUFFIXES)} or a folder of them, was: {path}")
+        return [path], 0
+    inside = sorted(file for file in path.rglob("*") if file.is_file())
+    files = [file for file in inside if _is_text(file)]
     if not files:
         raise DataError(f"{path}: a folder of texts must hold {' or '.join(SUFFIXES)} files, it holds none")
-    return files
+    others = [str(file.relative_to(path)) for file in inside if not _is_text(file)]
+    if others:
+        named = ", ".join(map(repr, others[:NAMED_FILES])) + (", ..." if len(others) > NAMED_FILES else "")
+        logger.warning("%s: texts must be %s; left out (%d): %s", path, ", ".join(SUFFIXES), len(others), named)
+    return files, len(others)
 
 
-def _known(path: Path) -> Path:
-    if not path.name.endswith(SUFFIXES):
-        raise ConfigError(f"texts must be {', '.join(SUFFIXES)} or a folder of them, was: {path}")
-    return path
+def _is_text(file: Path) -> bool:
+    return file.name.lower().endswith(SUFFIXES)
 
 
 def _read(file: Path, by: str) -> Iterator[tuple[str, str]]:
     lines = _good_lines(file)
-    if ".jsonl" in file.suffixes:
+    if file.name.lower().endswith(JSONL_SUFFIXES):
         return ((_name(line), _text(line)) for line in lines if line.text.strip())
     if by == "line":
         return ((_name(line), line.text) for line in lines)

@@ -65,7 +65,8 @@ class MaskedTrainer(Trainer):
         losses, positions, right = (torch.cat(parts) for parts in zip(*shares, strict=True))
         if not len(losses):
             raise DataError(
-                "texts to evaluate on must hold a word that can be hidden, all are too long; give other texts"
+                "texts to evaluate on must hold a word that can be hidden, each is more than 15 % of its text; give "
+                "longer texts"
             )
         metrics = {"loss": losses.mean().item(), "perplexity": losses.mean().exp().item()}
         for name, inside in (("short", positions < SHORT_CONTEXT), ("long", positions >= SHORT_CONTEXT)):

@@ -22,8 +22,8 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from gpner.checkpoint import load_checkpoint, load_tokenizer, save_checkpoint
 from gpner.curves import draw_curves, draw_scores
 from gpner.dataset import Feature, build_features
-from gpner.errors import DataError
-from gpner.evaluation import Evaluation, evaluate_extractor
+from gpner.errors import ConfigError, DataError
+from gpner.evaluation import Evaluation
 from gpner.examples import Corpus, Example, Problem, labels_of, read_corpus
 from gpner.extractor import Extractor, place
 from gpner.model import GlobalPointerForEntities, is_gpner_model
@@ -31,9 +31,9 @@ from gpner.process_group import leave_group
 from gpner.progress import run_log, watchers
 from gpner.run_folder import METRICS, KeepCheckpoints, RunFolder, run_settings
 from gpner.tokenization import TextTokenizer
-from gpner.trainer_setup import new_arguments, recompute_states
+from gpner.trainer_setup import new_arguments, recompute_states, skip_finished_training
 from gpner.training.model_card import write_model_card
-from gpner.training.trainer import SpanTrainer, collate_step, finished_copy, with_adapters
+from gpner.training.trainer import SpanTrainer, collate_step, finished_copy, score_on_dev, with_adapters
 from gpner.training_options import TrainingOptions
 
 logger = logging.getLogger(__name__)
@@ -117,6 +117,8 @@ def _run(
     windows = TextTokenizer(tokenizer, context=model.config.context, stride=model.config.stride)
     labels = model.config.labels
     features, inexpressible = build_features(training, windows, labels, max_entity_tokens=options.max_entity_tokens)
+    if not features:
+        raise DataError(f"{options.train}: training needs at least one token, no text has any; give other texts")
     if options.gradient_checkpointing:
         recompute_states(model.encoder)
     checkpoint = folder.last_checkpoint()
@@ -160,13 +162,13 @@ def _finish(
     best = finished_copy(cast(torch.nn.Module, trainer.model))
     if trainer.args.process_index > 0:
         place(best, trainer.args.device)
-        return report(dev=evaluate_extractor(Extractor(best, cast(Any, trainer.processing_class), model_name=""), dev))
+        return report(dev=score_on_dev(Extractor(best, cast(Any, trainer.processing_class), model_name=""), dev))
     with folder.result() as aside:
         if isinstance(trainer.model, PeftModel):
             trainer.model.save_pretrained(str(aside / "adapter"))
             best.config.save_pretrained(aside / "adapter")
         save_checkpoint(best, cast(Any, trainer.processing_class), aside)
-        finished = report(dev=evaluate_extractor(Extractor.from_pretrained(aside), dev))
+        finished = report(dev=score_on_dev(Extractor.from_pretrained(aside), dev))
         draw_curves(aside / "curves.png", trainer.state.log_history, draw_scores)
         _write_report(options, best.config.labels, finished, aside)
     logger.info("finished: dev F1 %.4f", finished.dev.micro.f1)
@@ -216,7 +218,13 @@ def _go_on_from(source: str, model: GlobalPointerForEntities) -> None:
 
 def _default_stride(options: TrainingOptions) -> int:
     """An eighth of the context, and never less than the longest entity, so that some window holds each whole."""
-    return max(options.context // 8, options.max_entity_tokens or 0)
+    longest, most = options.max_entity_tokens or 0, options.context - 3
+    if longest > max(most, 0):
+        raise ConfigError(
+            f"max_entity_tokens must be at most {most} for windows of {options.context} tokens to overlap by as many, "
+            f"was: {longest}; lower it, raise --context or give --stride"
+        )
+    return max(options.context // 8, longest)
 
 
 def _arguments(options: TrainingOptions) -> TrainingArguments:
@@ -242,8 +250,7 @@ def _callbacks(
         stopping = EarlyStoppingCallback(options.patience)
         stopping.early_stopping_patience_counter = stale
         callbacks.append(stopping)
-        if stale >= options.patience:  # stopped early, then killed before it could finish
-            arguments.num_train_epochs = state.epoch
+    skip_finished_training(arguments, state, stopped=0 < options.patience <= stale)
     if arguments.process_index == 0:
         callbacks += stack.enter_context(watchers(options.output, SHOWN, state.global_step))
     return callbacks

@@ -1,5 +1,6 @@
 """The card that every trained model carries: what it knows, what it learnt from, how well it does."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ def write_model_card(folder: Path, run: dict[str, Any], *, name: str) -> None:
     options = run["options"]
     lines = [
         "---",
-        f"license: {options['licence']}",
+        f"license: {json.dumps(options['licence'], ensure_ascii=False)}",
         "library_name: gpner",
         "pipeline_tag: token-classification",
         "---",

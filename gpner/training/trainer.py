@@ -13,12 +13,13 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from rich.console import Console
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
 from gpner.dataset import Feature
 from gpner.errors import DocumentError, TrainingError
-from gpner.evaluation import Scores, evaluate_extractor
+from gpner.evaluation import Evaluation, Scores, evaluate, evaluate_extractor
 from gpner.examples import Example
 from gpner.extractor import Extractor, place
 from gpner.loss import n_segments
@@ -128,23 +129,16 @@ class SpanTrainer(Trainer):
     def evaluate(self, *arguments: Any, metric_key_prefix: str = "eval", **options: Any) -> dict[str, float]:
         """Score the dev examples strictly, over the whole corpus; each process takes its share of the documents."""
         dev = cast(Sequence[Example], self.eval_dataset)
-        scores = self._score(dev[self.args.process_index :: self.args.world_size])
+        finished = finished_copy(cast(nn.Module, self.model))
+        place(finished, self.args.device)
+        extractor = Extractor(finished, cast(Any, self.processing_class), model_name="training")
+        scores = score_on_dev(extractor, dev[self.args.process_index :: self.args.world_size]).micro
         counts = torch.tensor([scores.gold, scores.found, scores.correct], device=self.args.device)
         scores = Scores(*cast(Tensor, self.accelerator.reduce(counts, reduction="sum")).tolist())
         metrics = {f"{metric_key_prefix}_{name}": getattr(scores, name) for name in ("precision", "recall", "f1")}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _score(self, examples: Sequence[Example]) -> Scores:
-        finished = finished_copy(cast(nn.Module, self.model))
-        place(finished, self.args.device)
-        extractor = Extractor(finished, cast(Any, self.processing_class), model_name="training")
-        try:
-            return evaluate_extractor(extractor, examples).micro
-        except DocumentError as error:  # a model that has learnt nothing yet may fire everywhere
-            logger.warning("scored as nothing found: %s", error)
-            return Scores(gold=sum(len(set(example.entities)) for example in examples), found=0, correct=0)
 
     def _check_finite(self, loss: Tensor, example_ids: list[str]) -> None:
         # A gradient that is not finite shows one step later, in the loss of weights that it has spoilt.
@@ -157,6 +151,19 @@ class SpanTrainer(Trainer):
                 f"before: {', '.join(suspects[:NAMED_DOCUMENTS])}{others}"
             )
         self._previous_ids = example_ids
+
+
+def score_on_dev(extractor: Extractor, examples: Sequence[Example]) -> Evaluation:
+    """Score what is found in examples: nothing, if the model fires everywhere, which standard error then says.
+
+    One that has learnt little yet does so, and shall not end a run for it.
+    """
+    try:
+        return evaluate_extractor(extractor, examples)
+    except DocumentError as error:
+        logger.warning("scored as nothing found: %s", error)
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"scored as nothing found: {error}", markup=False)
+        return evaluate([example.entities for example in examples], [()] * len(examples))
 
 
 def with_adapters(model: GlobalPointerForEntities, rank: int) -> PeftModel:

@@ -5,13 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.bulk_tools import bulk_command, row, rows_of, write_jsonl, write_parquet
+from tests.engines import CapitalsEngine, Run, Words
 from tests.terminals import Terminal
 from tests.workers import wait_until
+from worker.bulk.reading import BLOCK_ITEMS
+from worker.settings import Settings
 
 ROWS = [row(number) for number in range(25)]
 
@@ -51,6 +55,40 @@ def test_whoever_reads_standard_output_may_have_enough(tmp_path):
     assert done.stderr == b"3\n"
 
 
+class EndlessEngine(CapitalsEngine):
+    """Never comes back from an order to compute."""
+
+    def run(self, documents: Sequence[Words]) -> Run:
+        if any("!compute" in document.text for document in documents):
+            import torch
+
+            numbers = torch.rand(600, 600)
+            Path("computing").touch()
+            while True:
+                torch.mm(numbers, numbers)
+        return super().run(documents)
+
+
+def load_endless(settings: Settings) -> CapitalsEngine:
+    return EndlessEngine(settings)
+
+
+def test_a_forward_that_goes_on_when_a_job_ends_does_not_change_its_exit_code(tmp_path):
+    rows = [row(number, words=20) for number in range(BLOCK_ITEMS)]  # more than a pipe holds
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", [*rows, {"text": "!compute"}])
+    command = [sys.executable, *bulk_command(corpus, "--output", "-", "--local", "--quiet")]
+    # So small batches that the last row is computed apart from the others.
+    settings = {"GPNER_ENGINE": "tests.bulk.test_command:load_endless", "GPNER_MAX_BATCH_TOKENS": "1000"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, env={**os.environ, **settings}) as job:
+        wait_until(lambda: Path("computing").exists(), 60)
+
+        job.stdout.close()
+
+        assert job.wait(60) == 3
+        assert job.stderr.read() == b""
+
+
 def test_a_disk_without_room_for_standard_output_ends_a_job_that_nothing_goes_on_with(corpus):
     command = [sys.executable, *bulk_command(corpus, "--output", "-", "--local", "--quiet")]
 
@@ -59,6 +97,13 @@ def test_a_disk_without_room_for_standard_output_ends_a_job_that_nothing_goes_on
 
     assert done.returncode == 3
     assert done.stderr == b"stopped: [Errno 28] No space left on device\n"
+
+
+def test_a_stop_that_nobody_can_be_told_of_has_its_exit_code_too(corpus):
+    command = [sys.executable, *bulk_command(corpus, "--output", "-", "--local", "--quiet")]
+
+    with Path("/dev/full").open("wb") as full:
+        assert subprocess.run(command, stdout=full, stderr=full, timeout=60).returncode == 3
 
 
 @pytest.mark.parametrize("closed", ["out", "err"])

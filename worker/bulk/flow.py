@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from itertools import chain
 from queue import Empty, Full, Queue
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -136,10 +135,10 @@ class Flow:
         for block in blocks:
             answers = output.known(block)
             if answers is None:
-                return chain([block], blocks)
+                return _from(block, blocks)
             output.write(block, answers, known=True)
             self._display.skip(block, answers)
-        return iter(())
+        return blocks
 
     def _write(self, output: Output, block: Block, answers: Sequence[Answer]) -> None:
         if self._strict:
@@ -151,6 +150,13 @@ class Flow:
         too_many = self._most_failures is not None and self._display.failures > self._most_failures
         if too_many and not self._stopping.is_set():
             self.stop(f"there are more than {self._most_failures} failures")
+
+
+def _from(first: Block, others: Iterator[Block]) -> Iterator[Block]:
+    """A block and those behind it, which are closed with this."""
+    with closing(cast(Any, others)):
+        yield first
+        yield from others
 
 
 class _End(Exception):

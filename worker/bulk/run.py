@@ -3,11 +3,10 @@
 import operator
 import os
 import sqlite3
-import sys
 import uuid
 from array import array
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from itertools import islice
 
 from rich.console import Console
@@ -62,10 +61,11 @@ def run(options: Options, out: Console, err: Console) -> int:
         with closing(Job.open(options.folder, fingerprint, sources, retry=options.retry_failures)) as job:
             return JobRun(options, settings, job, out, err).run()
     except (BrokenPipeError, SystemExit):  # whoever read our output has enough; rich says it by SystemExit
-        _silence()
         return STOPPED
     except (OSError, sqlite3.Error) as error:  # the disk, which may have no room for a summary either
-        return _give_up(err, str(error), GOES_ON if options.has_job else "")
+        with suppress(OSError, SystemExit):  # standard error may have no reader or no room
+            _give_up(err, str(error), GOES_ON if options.has_job else "")
+        return STOPPED
 
 
 def _find_input(options: Options, err: Console) -> list[Source]:
@@ -227,10 +227,3 @@ def _give_up(err: Console, reason: str, next_step: str) -> int:
     """Say why a job stopped, and what goes on with it; returns the exit code for that."""
     print_words(err, f"stopped: {reason}{next_step}")
     return STOPPED
-
-
-def _silence() -> None:
-    """Have what is still to be written to a closed pipe go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())

@@ -64,8 +64,9 @@ class SeenIds:
             self._table.execute("BEGIN")
 
     def close(self) -> None:
-        """Close the file; what was noted since the last commit is forgotten."""
-        self._table.close()
+        """Close the file; what was noted since the last commit is forgotten. Threads that go on get errors."""
+        with self._lock:
+            self._table.close()
 
 
 def _is_damaged(file: Path) -> bool:

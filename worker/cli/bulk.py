@@ -1,10 +1,12 @@
 """`gpner-worker bulk`."""
 
 import argparse
+import os
 import sys
 import traceback
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 
@@ -75,7 +77,7 @@ def _bulk(options: argparse.Namespace) -> None:
     has_job = options.output != "-" and not options.dry_run
     next_step = "; the same command goes on" if has_job else ""
     with handling_signals(partial(leave, next_step)):  # from here on, as what is to be loaded takes seconds
-        sys.exit(_run({name: value for name, value in vars(options).items() if name != "run"}))
+        _end(_run({name: value for name, value in vars(options).items() if name != "run"}))
 
 
 def _run(flags: dict[str, Any]) -> int:
@@ -93,5 +95,15 @@ def _run(flags: dict[str, Any]) -> int:
     except (GpnerError, BrokenPipeError, ModuleNotFoundError):
         raise
     except Exception:  # noqa: BLE001 - a fault of ours: Python's own exit code, 1, would say that all is done
-        traceback.print_exc()
+        with suppress(OSError):  # nobody may read it
+            traceback.print_exc()
         return STOPPED
+
+
+def _end(code: int) -> NoReturn:
+    """End this process without its threads."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with suppress(OSError):  # what must arrive was flushed where it was written
+            stream.flush()
+    # One that a stop did not wait for is still in native code, which must not meet a dying interpreter.
+    os._exit(code)
