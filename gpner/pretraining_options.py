@@ -19,8 +19,9 @@ class PretrainingOptions:
     """Options of `gpner pretrain`, documented by their help texts."""
 
     train: Path = flag(
-        "texts to learn from: .txt (a file is one document), .jsonl (one on each line, key text), either as .gz or .zst, "
-        "or a folder of them, folders in it included. A line that cannot be read stops the command, blank ones are counted",
+        "texts to learn from: .txt (a file is one document), .jsonl (one on each line, key text), either as .gz or "
+        ".zst, or a folder of them, folders in it included. A line that cannot be read stops the command, blank ones "
+        "are counted",
         group=TEXTS,
     )
     eval: Path | None = flag("texts to evaluate on; without it a share of --train is held out", None, group=TEXTS)
