@@ -91,3 +91,33 @@ def test_the_estimate_learns_a_language_with_one_token_per_character() -> None:
 
     assert english == 250 + DOCUMENT_TOKENS
     assert abs(estimate.guess(1000) - 1000 - DOCUMENT_TOKENS) < 10
+
+
+def test_a_document_that_comes_back_while_its_first_reading_is_tokenized_counts_once() -> None:
+    holdings = Holdings(1000)
+    (first,), (second,) = documents_of(30, 1), documents_of(30, 1)
+    first.tokens = second.tokens = 500
+    holdings.add([first])
+    holdings.remove([first.entry])
+    holdings.add([second])
+
+    holdings.measure([first])
+    holdings.measure([second])
+
+    assert holdings.tokens == 30 + DOCUMENT_TOKENS
+    holdings.remove([second.entry])
+    assert holdings.tokens == 0
+
+
+def test_a_document_that_is_let_go_is_marked_so_that_it_is_not_run() -> None:
+    holdings = Holdings(1000)
+    (first,), (second,) = documents_of(30, 1), documents_of(30, 1)
+    holdings.add([first])
+    holdings.remove([first.entry])
+    holdings.add([second])
+    before = first.taken_over, second.taken_over
+
+    holdings.remove([first.entry])
+
+    assert before == (True, False)
+    assert second.taken_over

@@ -1,7 +1,11 @@
 """What Prometheus and a supervisor see of a worker."""
 
+import socket
+import struct
+import threading
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from importlib.metadata import version
 from typing import get_args
 
@@ -152,7 +156,7 @@ def test_a_batch_is_counted_as_its_documents_one_by_one(buckets: tuple[float, ..
 
 def test_depth_and_age_are_those_of_the_queue(settings: Settings, redis: Redis) -> None:
     metrics, queue = Metrics(), DocumentQueue(settings, consumer="test")
-    metrics.measure_queue(queue)
+    metrics.measure_queue(queue, reading=lambda: True)
     redis.xadd(KEYS.bulk, {"id": "1", "text": "x"}, id="1-1")
     redis.xadd(KEYS.high, {"id": "1", "text": "x"})
 
@@ -174,13 +178,36 @@ def test_a_scrape_without_redis_still_shows_the_worker(settings: Settings) -> No
     queue = DocumentQueue(
         settings.model_copy(update={"redis_url": type(settings.redis_url)("redis://127.0.0.1:1/0")}), consumer="x"
     )
-    metrics.measure_queue(queue)
+    metrics.measure_queue(queue, reading=lambda: True)
 
-    names = {sample.name for family in metrics.registry.collect() for sample in family.samples}
+    found = {sample.name: sample.value for family in metrics.registry.collect() for sample in family.samples}
     queue.close()
 
-    assert "gpner_queue_depth" not in names
-    assert "gpner_tokens_total" in names
+    assert "gpner_queue_depth" not in found
+    assert "gpner_tokens_total" in found
+    assert found["gpner_ready"] == 0
+
+
+def test_a_scrape_waits_for_a_silent_redis_only_once(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        queue = DocumentQueue(settings.model_copy(update={"redis_url": type(settings.redis_url)(url)}), consumer="x")
+        queue.redis.connection_pool.connection_kwargs["socket_timeout"] = 0.2
+        metrics = Metrics()
+        metrics.measure_queue(queue, reading=lambda: True)
+
+        found = {sample.name: sample.value for family in metrics.registry.collect() for sample in family.samples}
+        queue.close()
+
+        silent.setblocking(False)
+        tries = 0
+        with suppress(BlockingIOError):
+            while True:
+                silent.accept()[0].close()
+                tries += 1
+
+    assert tries == 1
+    assert found["gpner_ready"] == 0
 
 
 def test_health_says_what_is_wrong() -> None:
@@ -201,13 +228,70 @@ def test_health_says_what_is_wrong() -> None:
     assert unknown[0] == 404
 
 
+def test_a_client_that_says_nothing_is_given_up() -> None:
+    server = HealthServer(
+        "127.0.0.1", 0, registry=CollectorRegistry(), alive=lambda: None, ready=lambda: None, client_seconds=0.1
+    )
+
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        rest = client.recv(1)
+    server.close()
+
+    assert rest == b""
+
+
+def test_a_probe_that_gives_up_leaves_no_trace(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    asked, gave_up = threading.Event(), threading.Event()
+    handler: list[threading.Thread] = []
+
+    def ready() -> str | None:
+        handler.append(threading.current_thread())
+        asked.set()
+        gave_up.wait(10)
+        return None
+
+    server = HealthServer("127.0.0.1", 0, registry=CollectorRegistry(), alive=lambda: None, ready=ready)
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+        assert asked.wait(10)
+        # Closed like this, the connection is reset at once.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    gave_up.set()
+    handler[0].join(10)
+    server.close()
+
+    assert capfd.readouterr().err == ""
+    assert caplog.text == ""
+
+
+def test_what_fails_in_a_request_is_logged(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    def alive() -> str | None:
+        raise ValueError("no verdict")
+
+    server = HealthServer("127.0.0.1", 0, registry=CollectorRegistry(), alive=alive, ready=lambda: None)
+
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert client.recv(1) == b""
+    wait_until(lambda: "a request for health or metrics failed" in caplog.text)
+    server.close()
+
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_prometheus_gets_openmetrics_if_it_asks_for_them() -> None:
     server = HealthServer("127.0.0.1", 0, registry=Metrics().registry, alive=lambda: None, ready=lambda: None)
 
     _, page = get(server.port, "/metrics", accept="application/openmetrics-text; version=1.0.0")
     server.close()
 
-    assert {family.name for family in parse_openmetrics(page)} >= {"gpner_tokens", "gpner_model", "gpner_ready"}
+    assert {family.name for family in parse_openmetrics(page)} >= {
+        "gpner_tokens",
+        "gpner_model",
+        "gpner_max_batch_tokens",
+    }
 
 
 def test_a_taken_port_and_a_foreign_address_are_refused_with_advice() -> None:

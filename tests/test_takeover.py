@@ -9,11 +9,14 @@ from worker.queue import ENTRIES_PER_SCRIPT, DocumentQueue
 def test_a_renewed_entry_is_not_taken_over(queue: DocumentQueue, join: Join) -> None:
     add(queue, 2)
     kept, abandoned = queue.read(2, 0)
-    for _ in range(6):
-        time.sleep(LEASE_SECONDS / 4)
-        assert queue.renew([kept]) == []
+    other = join("bob")
+    other.lease_milliseconds = 3_600_000
+    for entry in (kept, abandoned):
+        silence = {"idle": 2 * other.lease_milliseconds, "justid": True}
+        queue.redis.xclaim(queue.keys.normal, queue.keys.group, "ada", 0, [entry.entry_id], **silence)
 
-    taken = take_over(join("bob"))
+    assert queue.renew([kept]) == []
+    taken = take_over(other)
 
     assert [entry.entry_id for entry in taken] == [abandoned.entry_id]
 

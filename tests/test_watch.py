@@ -1,5 +1,6 @@
 """A worker never stands still silently: what counts as standing still, and what is seen of it from outside."""
 
+import threading
 from contextlib import suppress
 from http.client import IncompleteRead
 from pathlib import Path
@@ -99,6 +100,27 @@ def test_an_intake_that_does_not_come_round_is_a_standstill_unless_its_time_is_o
     world.watch.stopped_reading()
 
     assert world.standing_still_after(1000 * DEADLINE) is None
+
+
+def test_the_last_word_of_the_intake_is_not_lost_while_the_watch_is_asked() -> None:
+    now, waited = 1000.0, []
+
+    def waits_for_redis() -> bool:
+        if not waited:
+            last_word.start()
+            last_word.join(0.1)
+            waited.append(last_word.is_alive())
+        return now == 1000.0
+
+    watch = Watch(DEADLINE, 500, holds_documents=lambda: False, waits_for_redis=waits_for_redis, clock=lambda: now)
+    last_word = threading.Thread(target=watch.stopped_reading)
+    watch.came_round()
+    watch.standing_still()
+    last_word.join(10)
+    now += 1000 * DEADLINE
+
+    assert watch.standing_still() is None
+    assert waited == [True]
 
 
 def livez_at_the_end(worker: WorkerProcess) -> tuple[int, str]:

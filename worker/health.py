@@ -1,9 +1,12 @@
 """The worker's HTTP server: `/metrics` for Prometheus, `/livez` and `/readyz` for whoever runs the process."""
 
 import errno
+import logging
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
@@ -11,8 +14,12 @@ from prometheus_client.exposition import choose_encoder
 
 from gpner.errors import ServiceError
 
+logger = logging.getLogger(__name__)
+
 # How long `close` may have to wait.
 POLL_SECONDS = 0.1
+# How long a client may be silent before its thread and its connection are given up.
+CLIENT_SECONDS = 10.0
 # None if all is well, otherwise what is not, in a few words.
 Check = Callable[[], str | None]
 
@@ -26,14 +33,25 @@ class HealthServer:
         registry: What `/metrics` shows.
         alive: Whether the process works; `/livez` answers 503 with what is wrong otherwise, and should be restarted.
         ready: Whether it takes documents; `/readyz` answers 503 with the reason otherwise.
+        client_seconds: How long a client may be silent before it is given up.
 
     Raises:
         ServiceError: If the port is taken or the address is not this machine's.
     """
 
-    def __init__(self, host: str, port: int, *, registry: CollectorRegistry, alive: Check, ready: Check) -> None:
-        handler = type("Handler", (_Handler,), {"registry": registry, "checks": {"/livez": alive, "/readyz": ready}})
-        self._server = _listen(host, port, handler)
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        registry: CollectorRegistry,
+        alive: Check,
+        ready: Check,
+        client_seconds: float = CLIENT_SECONDS,
+    ) -> None:
+        checks = {"/livez": alive, "/readyz": ready}
+        attributes = {"registry": registry, "checks": checks, "timeout": client_seconds}
+        self._server = _listen(host, port, type("Handler", (_Handler,), attributes))
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, args=[POLL_SECONDS], name="health", daemon=True).start()
 
@@ -54,7 +72,7 @@ def check_port(host: str, port: int) -> None:
 
 def _listen(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
     try:
-        return ThreadingHTTPServer((host, port), handler)
+        return _Server((host, port), handler)
     except PermissionError as error:
         raise ServiceError(f"port {port} is reserved for the superuser; set GPNER_METRICS_PORT above 1023") from error
     except OSError as error:
@@ -64,6 +82,13 @@ def _listen(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> Thre
             f"port {port} is taken: another worker of this machine probably serves its metrics there; "
             "set GPNER_METRICS_PORT to a free port, or to 0 for any"
         ) from error
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep quiet of probes that gave up before the answer; the base class would print a traceback past the log."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            logger.exception("a request for health or metrics failed")
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -34,7 +34,8 @@ class Held:
         read_seconds: When it was read, in seconds since the epoch.
         tokenized: The document as the engine wants it; None until it is tokenized.
         ready_at: When it was tokenized, on the monotonic clock.
-        taken_over: Whether another worker owns it by now, so that running it would be wasted.
+        taken_over: Whether it left the register, since another worker owns it or it is finished: running it would be
+            wasted.
     """
 
     entry: Entry
@@ -107,7 +108,8 @@ class Holdings:
         """Replace the estimates of documents that were tokenized, and are still held, by what they really have."""
         with self._changed:
             for held in documents:
-                if held.entry not in self:
+                # Its entry may be held again: taken over, handed back and read anew while this one was tokenized.
+                if held.taken_over:
                     continue
                 tokens = DOCUMENT_TOKENS + held.n_window_tokens
                 self._tokens += tokens - held.tokens
@@ -115,12 +117,13 @@ class Holdings:
             self._changed.notify_all()
 
     def remove(self, entries: Iterable[Entry]) -> list[Held]:
-        """Let documents go that are committed, released or taken over; entries that are not held are passed over."""
+        """Let documents go that are finished or taken over, and mark them; what is not held is passed over."""
         removed = []
         with self._changed:
             for entry in entries:
                 if held := self._held.pop((entry.stream, entry.entry_id), None):
                     self._tokens -= held.tokens
+                    held.taken_over = True
                     removed.append(held)
             self._changed.notify_all()
         return removed

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from gpner.errors import DocumentError, ServiceError
 from worker.batcher import Batcher
 from worker.budget import TokenBudget
+from worker.connection import CONNECT_TIMEOUT_SECONDS
 from worker.gate import Gate
 from worker.held import Held, Holdings, TokenEstimate
 from worker.metrics import Metrics
-from worker.outage import Outage
+from worker.outage import LONGEST_WAIT_SECONDS, Outage
 from worker.outcomes import Failed, FailureReason, Finished
 from worker.protocol import Document, address_of, shorten
 from worker.queue import DocumentQueue, Entry
@@ -27,13 +28,16 @@ BLOCK_SECONDS = 0.5
 SHORT_BLOCK_SECONDS = 0.02
 # While there is nothing to read, how often to ask for what other workers handed back or left behind.
 IDLE_RECLAIM_SECONDS = 1.0
+# How long after Redis is back another worker may still wait before it renews what it holds, or try to connect.
+RENEWAL_SECONDS = LONGEST_WAIT_SECONDS + CONNECT_TIMEOUT_SECONDS
 
 
 class Intake:
     """Reads for one worker, in one thread.
 
     A suspect, which may have killed workers, is alone in this one from its reading to its commit. So whoever dies with
-    a worker is delivered three times at most before it is done alone, and is never buried for what another did.
+    a worker dies in company twice at most, is done alone from the third delivery on, and is never buried for what
+    another did.
 
     Args:
         settings: The deployment's settings.
@@ -46,6 +50,7 @@ class Intake:
         tokenize: Takes groups of documents on their way.
         finish: Takes documents that failed.
         wait_until_committed: Waits so many seconds at most until all that ended is written.
+        renewing_since: Since when this worker's lease has been renewed without a failure, on the monotonic clock.
         gate: Keeps it from reading for a time.
         watch: Is told that it is at work.
         stopping: Ends the reading.
@@ -65,6 +70,7 @@ class Intake:
         tokenize: Callable[[list[Held]], None],
         finish: Callable[[list[Finished]], None],
         wait_until_committed: Callable[[float], bool],
+        renewing_since: Callable[[], float],
         gate: Gate,
         watch: Watch,
         stopping: threading.Event,
@@ -80,11 +86,14 @@ class Intake:
         self._tokenize = tokenize
         self._finish = finish
         self._wait_until_committed = wait_until_committed
+        self._renewing_since = renewing_since
         self._gate = gate
         self._watch = watch
         self._stopping = stopping
         self._group_exists = False
         self._answer_was_lost = False
+        self._heard_at = time.monotonic()
+        self._unbroken_since = float("-inf")
         self._reclaimed_at = float("-inf")
         self._reclaiming = False
         self._suspects_wait = False
@@ -105,6 +114,7 @@ class Intake:
                 outage.wait(error)
                 continue
             outage.end()
+            self._heard_at = time.monotonic()
             self._batcher.set_reading(bool(entries))
             self.accept(entries)
         self._watch.stopped_reading()
@@ -164,6 +174,7 @@ class Intake:
             self._group_exists = True
         if self._answer_was_lost:
             self._hand_back_unheard()
+            self._note_return()
         entries = self._reclaim(count, self._settings.lease_seconds / 3) or self._reclaim_suspect()
         if not entries and not (entries := self._queue.read(count, 0, max_bytes)):
             self._batcher.set_reading(False)
@@ -176,6 +187,8 @@ class Intake:
         """Take over what other workers left, if it is time to ask again, or if there was more a moment ago."""
         if not self._reclaiming and time.monotonic() - self._reclaimed_at < every_seconds:
             return []
+        if self._others_may_be_late():
+            return []
         entries, suspects_wait = self._queue.reclaim(count)
         self._suspects_wait |= suspects_wait
         self._reclaimed_at = time.monotonic()
@@ -184,11 +197,15 @@ class Intake:
 
     def _reclaim_suspect(self) -> list[Entry]:
         """Take over one suspect if any waits and nothing is held; as long as there was one there may be another."""
-        if not self._suspects_wait or len(self._holdings):
+        if not self._suspects_wait or len(self._holdings) or self._others_may_be_late():
             return []
         suspect = self._queue.reclaim_suspect()
         self._suspects_wait = suspect is not None
         return self._taken_over([suspect] if suspect else [])
+
+    def _others_may_be_late(self) -> bool:
+        """Whether Redis was away just now: everyone must have a turn to renew, or we would take what they work on."""
+        return time.monotonic() - max(self._unbroken_since, self._renewing_since()) < RENEWAL_SECONDS
 
     def _taken_over(self, entries: list[Entry]) -> list[Entry]:
         if entries:
@@ -204,12 +221,17 @@ class Intake:
             logger.info("handed back %d documents that were delivered while Redis could not be heard", released)
         self._answer_was_lost = False
 
+    def _note_return(self) -> None:
+        """Note that Redis answers again, unless it was away so shortly that everyone could renew in time."""
+        now = time.monotonic()
+        if now - self._heard_at > min(self._settings.lease_seconds / 3, LONGEST_WAIT_SECONDS):
+            self._unbroken_since = now
+
     def _after_failure(self) -> None:
         self._batcher.set_reading(False)
         self._group_exists = False
         self._answer_was_lost = True
-        # After an outage the others must have their turn to renew what they hold, or we would take it from them.
-        self._reclaimed_at = time.monotonic()
+        self._reclaiming = False
 
     def _check(self, entry: Entry) -> Held | Failed:
         if entry.deliveries > self._settings.max_deliveries:

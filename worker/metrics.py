@@ -49,8 +49,13 @@ class Metrics:
     """The worker's metrics, each under its own name."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = registry = CollectorRegistry()
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client has no types here
+        self.registry = CollectorRegistry()
+        self._count_documents(self.registry)
+        self._count_batches(self.registry)
+        self._describe_worker(self.registry)
+
+    def _count_documents(self, registry: CollectorRegistry) -> None:
         self.documents = Counter(
             "gpner_documents_total",
             "Documents that ended here. outcome is done, failed (reason says why; a dead letter keeps each) or "
@@ -99,6 +104,8 @@ class Metrics:
             WINDOWS,
             registry=registry,
         )
+
+    def _count_batches(self, registry: CollectorRegistry) -> None:
         self.batch_documents = Histogram(
             "gpner_batch_documents", "Documents in each batch.", buckets=DOCUMENTS, registry=registry
         )
@@ -131,6 +138,8 @@ class Metrics:
             "loaded; 0 if the engine does not say.",
             registry=registry,
         )
+
+    def _describe_worker(self, registry: CollectorRegistry) -> None:
         Info("gpner_worker", "The release of gpner that this worker runs.", registry=registry).info(
             {"version": version("gpner")}
         )
@@ -140,11 +149,6 @@ class Metrics:
         )
         self.in_flight = Gauge(
             "gpner_documents_in_flight", "Documents between their reading and their commit.", registry=registry
-        )
-        self.ready = Gauge(
-            "gpner_ready",
-            "1 if the model is warm, Redis answers, and the worker is neither paused nor reloading nor draining.",
-            registry=registry,
         )
         self.max_batch_tokens = Gauge(
             "gpner_max_batch_tokens",
@@ -157,13 +161,10 @@ class Metrics:
             registry=registry,
         ).set_function(device_memory_bytes)
 
-    def measure_worker(
-        self, *, in_flight: Callable[[], int], max_batch_tokens: Callable[[], int], ready: Callable[[], bool]
-    ) -> None:
+    def measure_worker(self, *, in_flight: Callable[[], int], max_batch_tokens: Callable[[], int]) -> None:
         """Take the gauges of the worker's state from it whenever they are asked for."""
         self.in_flight.set_function(in_flight)
         self.max_batch_tokens.set_function(max_batch_tokens)
-        self.ready.set_function(lambda: float(ready()))
 
     def expect_labels(self, labels: Iterable[str]) -> None:
         """Count what a model may find from 0, so that a label that is found no more is seen to be missing."""
@@ -171,9 +172,9 @@ class Metrics:
             self.entities.labels(label)
             self.entity_scores.add((), label)
 
-    def measure_queue(self, queue: DocumentQueue) -> None:
-        """Take the queue's gauges from Redis whenever they are asked for."""
-        self.registry.register(QueueCollector(queue))
+    def measure_queue(self, queue: DocumentQueue, *, reading: Callable[[], bool]) -> None:
+        """Take the queue's gauges from Redis whenever they are asked for, and say whether documents are taken."""
+        self.registry.register(QueueCollector(queue, reading))
 
 
 class BatchHistogram(Collector):
@@ -231,47 +232,56 @@ class BatchHistogram(Collector):
 
 
 class QueueCollector(Collector):
-    """Asks Redis for depths and ages at each scrape. While Redis is away they are absent, not stale."""
+    """Asks Redis for depths and ages at each scrape. While Redis is away they are absent, not stale.
 
-    def __init__(self, queue: DocumentQueue) -> None:
+    It asks no more after a question without an answer: two waits for a silent Redis are longer than a scrape may last.
+
+    Args:
+        queue: What is measured.
+        reading: Whether the worker would take documents.
+    """
+
+    def __init__(self, queue: DocumentQueue, reading: Callable[[], bool]) -> None:
         self._queue = queue
+        self._reading = reading
 
     def describe(self) -> list[Metric]:
         """Name the metrics without asking Redis."""
-        return queue_families()
+        return list(queue_families())
 
     def collect(self) -> Iterator[Metric]:
         """Measure the queue."""
-        depth, oldest_age, dead_letters = _depth(), _oldest_age(), _dead_letters()
+        ready, depth, oldest_age, dead_letters = queue_families()
+        answers = False
         try:
+            self._queue.ping()
+            answers = True
             for stream, documents in self._queue.depth().items():
                 depth.add_metric([stream], documents)
                 oldest_age.add_metric([stream], self._queue.oldest_age_seconds(stream))
             dead_letters.add_metric([], self._queue.dead_letters())
         except ServiceError as error:
             logger.debug("no queue metrics in this scrape: %s", error)
-            return
-        yield from (depth, oldest_age, dead_letters)
+        else:
+            yield from (depth, oldest_age, dead_letters)
+        ready.add_metric([], float(answers and self._reading()))
+        yield ready
 
 
-def queue_families() -> list[Metric]:
-    """The metrics that only Redis knows, without their values."""
-    return [_depth(), _oldest_age(), _dead_letters()]
-
-
-def _depth() -> GaugeMetricFamily:
-    return GaugeMetricFamily(
-        "gpner_queue_depth", "Documents accepted and not yet finished, by stream.", labels=["stream"]
-    )
-
-
-def _oldest_age() -> GaugeMetricFamily:
-    return GaugeMetricFamily(
-        "gpner_queue_oldest_age_seconds",
-        "Age of the oldest unfinished document, by stream; 0 if there is none.",
-        labels=["stream"],
-    )
-
-
-def _dead_letters() -> GaugeMetricFamily:
-    return GaugeMetricFamily("gpner_dead_letters", "Failed documents kept in the dead letters.")
+def queue_families() -> list[GaugeMetricFamily]:
+    """The metrics that need Redis, without their values."""
+    return [
+        GaugeMetricFamily(
+            "gpner_ready",
+            "1 if the model is warm, Redis answers, and the worker is neither paused nor reloading nor draining.",
+        ),
+        GaugeMetricFamily(
+            "gpner_queue_depth", "Documents accepted and not yet finished, by stream.", labels=["stream"]
+        ),
+        GaugeMetricFamily(
+            "gpner_queue_oldest_age_seconds",
+            "Age of the oldest unfinished document, by stream; 0 if there is none.",
+            labels=["stream"],
+        ),
+        GaugeMetricFamily("gpner_dead_letters", "Failed documents kept in the dead letters."),
+    ]

@@ -27,7 +27,7 @@ from worker.held import Holdings, TokenEstimate
 from worker.intake import BLOCK_SECONDS, Intake
 from worker.lease import Lease
 from worker.metrics import Metrics
-from worker.presence import Presence, Report
+from worker.presence import READING, Presence, Report
 from worker.queue import DocumentQueue
 from worker.serving import Serving
 from worker.settings import Settings
@@ -92,12 +92,12 @@ class Pump:
             resize=self._resize,
             warm=self._start_feeding,
         )
-        lease = Lease(self._queue, self._holdings, settings.lease_seconds, self._ended)
+        self._lease = Lease(self._queue, self._holdings, settings.lease_seconds, self._ended)
         self._commit_thread = self._watch.thread("commit", self._committer.run)
         self._other_threads = [
             self._watch.thread("forward", self._serving.run),
             self._watch.thread("batch", self._batcher.prepare_until_closed),
-            self._watch.thread("lease", lease.run),
+            self._watch.thread("lease", self._lease.run),
         ]
         presence = Presence(self._queue, self._report, self._ended)
         self._presence_thread = self._watch.thread("presence", presence.run)
@@ -106,9 +106,8 @@ class Pump:
         self._metrics.measure_worker(
             in_flight=lambda: len(self._holdings),
             max_batch_tokens=lambda: self._budget.tokens,
-            ready=lambda: not self.not_ready(),
         )
-        self._metrics.measure_queue(self._queue)
+        self._metrics.measure_queue(self._queue, reading=lambda: self.state == READING)
         self.health = HealthServer(
             settings.metrics_host,
             settings.metrics_port,
@@ -192,7 +191,7 @@ class Pump:
 
     def not_ready(self) -> str | None:
         """Say why no documents are taken; None if they are."""
-        if self.state != "reading":
+        if self.state != READING:
             return "the model is loading" if self.state == "loading" else self.state
         try:
             self._queue.ping()
@@ -258,6 +257,7 @@ class Pump:
             tokenize=tokenizers.put,
             finish=self._committer.put,
             wait_until_committed=self._committer.wait_until_committed,
+            renewing_since=lambda: self._lease.unbroken_since,
             gate=self._gate,
             watch=self._watch,
             stopping=self._stopping,

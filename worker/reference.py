@@ -54,9 +54,14 @@ def write_reference(docs: Path) -> None:
     operations = docs / "operations.md"
     text = operations.read_text(encoding="utf-8")
     for mark, table in (("settings", settings_table()), ("metrics", metrics_table())):
-        between = re.compile(rf"(<!-- {mark} -->\n).*(<!-- end of {mark} -->)", re.DOTALL)
-        text = between.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)  # type: ignore[misc]
+        text = _filled(text, mark, table)
     operations.write_text(text, encoding="utf-8")
+
+
+def _filled(text: str, mark: str, table: str) -> str:
+    """The text with a table between its marks."""
+    between = re.compile(rf"(<!-- {mark} -->\n).*(<!-- end of {mark} -->)", re.DOTALL)
+    return between.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ class Watch:
         self._work: dict[int, _Work] = {}
         self._moved_at = clock()
         self._came_round_at: float | None = None
+        # Whoever asks for the verdict moves the times on, and the intake's last word must not be lost by that.
+        self._changing = threading.Lock()
         self._closed = threading.Event()
         self.problem: str | None = None
 
@@ -91,17 +93,20 @@ class Watch:
 
     def came_round(self) -> None:
         """Note that the intake is at work. It must come again until `stopped_reading`."""
-        self._came_round_at = self._clock()
+        with self._changing:
+            self._came_round_at = self._clock()
 
     def stopped_reading(self) -> None:
         """Note that the intake will not come again."""
-        self._came_round_at = None
+        with self._changing:
+            self._came_round_at = None
 
     def standing_still(self) -> str | None:
         """Say what stands still, and when the process ends because of it; None while everything moves."""
         if self.problem:
             return self.problem
-        work, share = self._slowest()
+        with self._changing:
+            work, share = self._slowest()
         if work is None or share < WARNING_SHARE:
             return None
         return f"{work.what} has lasted {share * work.limit:.1f} s; the process ends after {work.limit:g} s of it"
@@ -138,12 +143,14 @@ class Watch:
     @contextmanager
     def _under_way(self, what: str, packs: float) -> Iterator[None]:
         thread = threading.get_ident()
-        self._work[thread] = _Work(what, self._clock(), self._deadline_seconds * max(1.0, packs))
+        with self._changing:
+            self._work[thread] = _Work(what, self._clock(), self._deadline_seconds * max(1.0, packs))
         try:
             yield
         finally:
-            del self._work[thread]
-            self._moved_at = self._clock()
+            with self._changing:
+                del self._work[thread]
+                self._moved_at = self._clock()
 
     def _slowest(self) -> tuple[_Work | None, float]:
         """What has used up most of its time, and which share of it."""
@@ -166,7 +173,8 @@ class Watch:
 
     def _watch(self) -> None:
         while not self._closed.wait(CHECK_SECONDS):
-            work, share = self._slowest()
+            with self._changing:
+                work, share = self._slowest()
             if work is not None and share > 1:
                 self.end_process(
                     f"{work.what} is past its deadline of {work.limit:g} s; other workers will take its documents over"
