@@ -50,7 +50,7 @@ demo-model: $(VENV)/.dev  ## train the demo's model again; LITBANK names the cor
 bench: $(VENV)/.bench $(VENV)/.peers  ## run all benchmarks of docs/performance.md, hours on end, and write what they say into it
 	$(BIN)/python benchmarks/performance.py $(RUNS) --litbank $(LITBANK) --laws $(LAWS) --wnut17 $(WNUT17) \
 		--peers $(VENV)/peers/bin/python --write
-	$(BIN)/python benchmarks/service.py --litbank $(LITBANK) --wnut17 $(WNUT17) --write
+	$(BIN)/python benchmarks/service.py $(RUNS) --litbank $(LITBANK) --wnut17 $(WNUT17) --write
 	$(BIN)/python benchmarks/latency.py --write
 	$(BIN)/python benchmarks/growth.py $(RUNS) --litbank $(LITBANK) --write
 

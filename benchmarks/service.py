@@ -1,13 +1,13 @@
 """The service against the bare engine: what queue, worker and commit cost.
 
-    python benchmarks/service.py [--litbank litbank.jsonl.gz] [--wnut17 wnut17.test.jsonl.gz] [--model FOLDER] \
-        [--repeats 3] [--write]
+    python benchmarks/service.py RUNS [--litbank litbank.jsonl.gz --wnut17 wnut17.test.jsonl.gz] [--repeats 3] [--write]
 
-With a model: texts, several times over, through the `Extractor` alone and through a private Redis and one real worker
-process, interleaved; the share is what the service keeps of the engine's speed. Texts are the demo's documents and,
-where the corpora are given, the length mix and the short texts of benchmarks/performance.py. With an engine that does
-nothing: how many documents of 1 KB a second the queue, the worker and the commits can carry, and what a document
-costs worker and Redis in processor time, which says the same of a machine that is busy with other things too.
+With a model: texts through the `Extractor` alone and through a private Redis and one real worker process, interleaved;
+the share is what the service keeps of the engine's speed. The demo's model reads the demo's documents and, where the
+corpora are given, the length mix and the short texts of benchmarks/performance.py, which BERT-base's shape reads too.
+With an engine that does nothing: how many documents of 1 KB a second the queue, the worker and the commits can carry,
+and what a document costs worker and Redis in processor time, which says the same of a machine that is busy with other
+things too.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import page
 from prometheus_client.parser import text_string_to_metric_families
@@ -34,9 +34,6 @@ from worker.client import Client
 from worker.demo.model import demo_model
 from worker.demo.run import read_documents
 from worker.local_redis import LocalRedis, free_port
-
-if TYPE_CHECKING:
-    from gpner.extractor import Extractor
 
 COPIES = 4
 BATCH_TOKENS = 4096
@@ -85,50 +82,54 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def texts_of(options: argparse.Namespace, model: Path) -> dict[str, list[str]]:
-    """What is read with a model: the demo's documents, and what the corpora that were given make."""
-    from workloads import MIX_DOCUMENTS, SHORT_DOCUMENTS, cut, length_mix, read_corpus
+def readings(options: argparse.Namespace) -> Iterator[tuple[str, Path, str, list[str]]]:
+    """Who reads what: a model's name and folder, the texts' name, and the texts."""
+    from workloads import make_workload
 
-    from gpner.checkpoint import load_tokenizer
+    yield "MiniLM", demo_model(), "the demo's", [document.text for document in read_documents()] * COPIES
+    if options.litbank and options.wnut17:
+        trained = make_workload("length mix, trained MiniLM", options)
+        mix, short = make_workload("length mix", options), make_workload("short texts", options)
+        yield "MiniLM", trained.model, "length mix", trained.texts * COPIES
+        yield "MiniLM", trained.model, "short texts", short.texts * COPIES
+        yield "BERT-base", mix.model, "length mix", mix.texts
+        yield "BERT-base", short.model, "short texts", short.texts
 
-    texts = {"the demo's": [document.text for document in read_documents()]}
-    if options.litbank:
-        texts["length mix"] = cut(read_corpus(options, "litbank"), length_mix(MIX_DOCUMENTS), load_tokenizer(model))
-    if options.wnut17:
-        texts["short texts"] = read_corpus(options, "wnut17")[:SHORT_DOCUMENTS]
-    return texts
 
-
-def with_model(options: argparse.Namespace) -> list[str]:
+def with_models(options: argparse.Namespace) -> list[str]:
     """Interleaves the bare engine, in this process, with the service; the other side sleeps meanwhile."""
-    prepare_process()
-    model = options.model or demo_model()
     from transformers.utils.logging import disable_progress_bar
 
-    from gpner.extractor import Extractor
-
     disable_progress_bar()
-    as_large = {"GPNER_MODEL": str(model), "GPNER_MAX_BATCH_TOKENS": str(BATCH_TOKENS)}
-    extractor = Extractor.from_pretrained(model, max_batch_tokens=BATCH_TOKENS)
-    columns = ("texts", "documents", "engine, tokens/s", "service, tokens/s", "share", "max / min", "device busy")
-    with LocalRedis() as redis, worker(redis.url, **as_large) as process, Client(redis.url) as client:
-        rows = [
-            [name, *_against_engine(texts * COPIES, extractor, client, process.port, options.repeats)]
-            for name, texts in texts_of(options, model).items()
-        ]
+    rows = [
+        [name, of_texts, *_against_engine(model, texts, options)] for name, model, of_texts, texts in readings(options)
+    ]
+    columns = (
+        "model",
+        "texts",
+        "documents",
+        "engine, tokens/s",
+        "service, tokens/s",
+        "share",
+        "max / min",
+        "device busy",
+    )
     return page.table(columns, rows)
 
 
-def _against_engine(
-    texts: Sequence[str], extractor: "Extractor", client: Client, port: int, repeats: int
-) -> tuple[str, ...]:
+def _against_engine(model: Path, texts: Sequence[str], options: argparse.Namespace) -> tuple[str, ...]:
+    from gpner.extractor import Extractor
+
+    as_large = {"GPNER_MODEL": str(model), "GPNER_MAX_BATCH_TOKENS": str(BATCH_TOKENS)}
     engine, service, busy = [], [], []
-    tokens = sum(extraction.tokens for extraction in extractor.extract(texts))
-    for _ in range(repeats):
-        engine.append(seconds_of(lambda: list(extractor.extract_iter(texts))))
-        before = device_seconds(port)
-        service.append(seconds_of(lambda: list(client.extract_many(texts, TIMEOUT_SECONDS))))
-        busy.append((device_seconds(port) - before) / service[-1])
+    with LocalRedis() as redis, worker(redis.url, **as_large) as process, Client(redis.url) as client:
+        extractor = Extractor.from_pretrained(model, max_batch_tokens=BATCH_TOKENS)
+        tokens = sum(extraction.tokens for extraction in extractor.extract(texts))
+        for _ in range(options.repeats):
+            engine.append(seconds_of(lambda: list(extractor.extract_iter(texts))))
+            before = device_seconds(process.port)
+            service.append(seconds_of(lambda: list(client.extract_many(texts, TIMEOUT_SECONDS))))
+            busy.append((device_seconds(process.port) - before) / service[-1])
     alone, served = statistics.median(engine), statistics.median(service)
     return (
         f"{len(texts):,}",
@@ -199,14 +200,18 @@ def unfinished(client: Client) -> int:
 
 
 def main() -> None:
+    prepare_process()
+    from workloads import add_arguments
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--litbank", type=Path, help="litbank.jsonl.gz, or other long texts, for the length mix")
+    add_arguments(parser)
     parser.add_argument("--wnut17", type=Path, help="wnut17.test.jsonl.gz, or other short texts")
-    parser.add_argument("--model", type=Path, help="folder of a trained model; the demo's by default")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/")
+    parser.set_defaults(trained=None, scale=1)
     options = parser.parse_args()
-    lines = with_model(options) + without_model(options.repeats)
+    options.runs.mkdir(parents=True, exist_ok=True)
+    lines = with_models(options) + without_model(options.repeats)
     Console().print("\n".join(lines), markup=False, soft_wrap=True)
     if options.write:
         page.write("service", lines[:-1])
