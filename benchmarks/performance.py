@@ -205,12 +205,13 @@ def draw(work: Workload, measured: dict[str, Measured]) -> str:
     from matplotlib import pyplot
 
     speeds = {
-        NAMES[engine].replace("*", ""): work.tokens / statistics.median(of_engine.seconds)
+        re.sub("[*`]", "", NAMES[engine]): work.tokens / statistics.median(of_engine.seconds)
         for engine, of_engine in measured.items()
         if of_engine.seconds
     }
     figure, axis = pyplot.subplots(figsize=(8, 0.6 + 0.3 * len(speeds)), layout="constrained")
-    bars = axis.barh(list(speeds), list(speeds.values()), color=["#205e8c", *["#b9b1a2"] * (len(speeds) - 1)])
+    colors = ["#205e8c" if name.startswith("gpner") else "#b9b1a2" for name in speeds]
+    bars = axis.barh(list(speeds), list(speeds.values()), color=colors)
     axis.bar_label(bars, fmt="{:,.0f}", padding=3)
     axis.invert_yaxis()
     axis.set_title(f"{work.name}: tokens a second", loc="left")
