@@ -68,6 +68,15 @@ def read(queue: DocumentQueue) -> Held:
     return Held(entry, Document.from_fields(entry.fields, queue.keys, 1000), 1, 0.0)
 
 
+def taken_over_from(observed: Observed, join: Join) -> tuple[Held, Holdings, DocumentQueue]:
+    """A document that a worker holds and another has taken over; and that other."""
+    held, holdings, other = read(observed), Holdings(1000), join("other")
+    holdings.add([held])
+    wait_out_the_lease()
+    assert take_over(other)
+    return held, holdings, other
+
+
 @contextmanager
 def renewing(queue: DocumentQueue, holdings: Holdings, happens: Callable[[], object]) -> Iterator[None]:
     ended = Ended(happens)
@@ -105,10 +114,7 @@ def test_a_document_whose_commit_is_not_heard_of_yet_does_not_count_as_taken_ove
 def test_a_document_that_was_taken_over_and_handed_back_at_once_is_held_on(
     observed: Observed, join: Join, caplog: pytest.LogCaptureFixture
 ) -> None:
-    held, holdings, other = read(observed), Holdings(1000), join("other")
-    holdings.add([held])
-    wait_out_the_lease()
-    assert take_over(other)
+    held, holdings, other = taken_over_from(observed, join)
 
     def hand_back() -> None:
         other.release([held.entry])
@@ -124,10 +130,7 @@ def test_a_document_that_was_taken_over_and_handed_back_at_once_is_held_on(
 def test_a_document_that_another_worker_took_over_is_let_go(
     observed: Observed, join: Join, caplog: pytest.LogCaptureFixture
 ) -> None:
-    held, holdings, other = read(observed), Holdings(1000), join("other")
-    holdings.add([held])
-    wait_out_the_lease()
-    assert take_over(other)
+    held, holdings, _ = taken_over_from(observed, join)
 
     with renewing(observed, holdings, lambda: None):
         assert holdings.wait_until_empty(SECONDS)

@@ -6,7 +6,8 @@ from itertools import islice
 import pytest
 
 from tests.consumers import Join
-from worker.bulk.over_queue import OverQueue, Room
+from worker.bulk.over_queue import OverQueue
+from worker.bulk.room import Room
 from worker.bulk.rows import Block, Position, Row
 from worker.presence import Report
 from worker.protocol import Keys

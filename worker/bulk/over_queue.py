@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gpner.errors import ConfigError, QueueFull, ServiceError
+from worker.bulk.room import AHEAD_SECONDS, Room
 from worker.bulk.rows import Answer as RowAnswer
 from worker.bulk.rows import Answered, Block, Found, Problem, Row, plain
 from worker.client import Client
@@ -30,13 +31,6 @@ from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# As much is in flight as was answered over so long, so that workers are never short of documents; a stop waits as long.
-# At least so many, because the first answers take their time.
-AHEAD_SECONDS = 10.0
-FEWEST_IN_FLIGHT = 512
-# What Redis and this process hold of a job at the most, kept columns too; enough for a few dozen GPUs.
-MOST_IN_FLIGHT = 16_384
-MOST_IN_FLIGHT_CHARACTERS = 128_000_000
 # Rows that are problems take no room; so many blocks may be open all the same.
 MOST_BLOCKS = 1024
 # A wait for answers; it also bounds how long a signal goes unnoticed.
@@ -308,35 +302,6 @@ class OverQueue:
         with explaining(self._client.settings.redis_url):
             said = reports(self._redis, self._client.keys)
         self.workers = sum(silent < STALE_SECONDS for _, silent in said.values())
-
-
-class Room:
-    """How many documents may be in flight, by what was answered of late; all times are of one clock, in seconds."""
-
-    def __init__(self) -> None:
-        self._documents = self._characters = 0
-        self._answered: deque[float] = deque()
-
-    def is_left(self, now: float) -> bool:
-        """Whether there is room for more."""
-        while self._answered and now - self._answered[0] > AHEAD_SECONDS:
-            self._answered.popleft()
-        documents = min(MOST_IN_FLIGHT, max(FEWEST_IN_FLIGHT, len(self._answered)))
-        return self._documents < documents and self._characters < MOST_IN_FLIGHT_CHARACTERS
-
-    def take(self, row: Row) -> None:
-        """Count a document that is to be sent."""
-        self._documents += 1
-        self._characters += row.size
-
-    def give_back(self, row: Row) -> None:
-        """Count one that is written down."""
-        self._documents -= 1
-        self._characters -= row.size
-
-    def note_answer(self, now: float) -> None:
-        """Count an answer."""
-        self._answered.append(now)
 
 
 def _parse(fields: dict[bytes, bytes]) -> Result | Failure | None:
